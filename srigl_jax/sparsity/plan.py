@@ -1,0 +1,248 @@
+"""What each layer of a network may have: static facts, computed once from shapes."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from srigl_jax.sparsity import distribution as distributions
+from srigl_jax.sparsity.layout import Layout, infer_layout, is_kernel, leaf_name
+from srigl_jax.sparsity.topology import check_block
+
+Distribution = str | Mapping[str, float] | Callable[..., dict[str, float]]
+
+_OUTPUT_LAYER = re.compile(r"(^|/)(head|classifier|logits|fc|output)(/|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """The sparsity of one kernel.
+
+    Attributes:
+      name: the leaf's path, `layers/0/kernel`.
+      layout: shape and axes.
+      density: share of the weights that is asked for; 1.0 is a dense layer.
+      budget: weights that may exist, floor(density * size).
+      constant_fan_in: whether every active neuron has the same number of weights.
+      block: N:M sparsity with M = block, or None.
+      may_ablate: whether whole neurons may be removed.
+    """
+
+    name: str
+    layout: Layout
+    density: float
+    budget: int
+    constant_fan_in: bool
+    block: int | None
+    may_ablate: bool
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the layer has a mask at all."""
+        return self.budget < self.layout.size
+
+    @property
+    def fan_in(self) -> int:
+        """Weights that the budget allows each neuron when none is ablated: k0."""
+        return self.budget // self.layout.neurons
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of inputs in a neuron's fan-in; 1 without N:M sparsity."""
+        return self.layout.fan_in // self.block if self.block else 1
+
+    @property
+    def fan_in_per_block(self) -> int:
+        """Weights of a neuron in each block when none is ablated."""
+        return self.budget // (self.layout.neurons * self.blocks)
+
+
+Plan = dict[str, LayerPlan]
+
+
+def make_plan(
+    params: Any,
+    sparsity: float,
+    *,
+    distribution: Distribution = "erk",
+    constant_fan_in: bool = True,
+    block: int | None = None,
+    dense: Sequence[str] = (),
+    last: str | None = None,
+    neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Plan:
+    """Decides which leaves are sparse, and how sparse.
+
+    Args:
+      params: a pytree of arrays or `ShapeDtypeStruct`s, of any library.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      distribution: "erk", "uniform", a function `(shapes, sparsity, dense) ->
+        {name: density}`, or the densities by layer name.
+      constant_fan_in: whether every active neuron gets the same fan-in (SRigL, N:M),
+        or only the layer's budget is fixed (SET, RigL).
+      block: N:M sparsity with M = block.
+      dense: patterns (`re.search` in the leaf's name) of kernels to leave dense.
+      last: pattern of the output layers, whose neurons are the classes and are never
+        ablated. By default the kernel under `head`, `classifier`, `logits`, `fc` or
+        `output` if there is one, else the last in natural order of the names.
+      neuron_axes: see `layout.infer_layout`.
+
+    Returns:
+      `{leaf name: LayerPlan}` of every kernel, dense ones included.
+
+    Raises:
+      ValueError: sparsity outside [0, 1); a pattern that matches nothing; a layer
+        left without a weight, or without one for each neuron where the fan-in is
+        constant; a block that does not divide a fan-in.
+    """
+    distributions.check_sparsity(sparsity)
+    layouts = _find_kernels(params, neuron_axes)
+    if not layouts:  # An empty tree, as optax's own tree utilities make them.
+        return {}
+    shapes = {name: layout.shape for name, layout in layouts.items()}
+    dense_names = _matching(shapes, dense, "dense")
+    densities = _distribute(distribution, shapes, sparsity, dense_names)
+    outputs = _output_layers(shapes, last)
+    plan = {}
+    for name, layout in layouts.items():
+        layer = LayerPlan(
+            name=name,
+            layout=layout,
+            density=densities[name],
+            budget=distributions.budget(densities[name], layout.size),
+            constant_fan_in=constant_fan_in,
+            block=block,
+            may_ablate=constant_fan_in and name not in outputs,
+        )
+        _check_layer(layer, sparsity)
+        plan[name] = layer
+    return plan
+
+
+def map_layers(
+    function: Callable[..., Any], plan: Plan, params: Any, *rest: Any
+) -> Any:
+    """Maps `function(layer, leaf, *leaves)` over the sparse leaves of a pytree.
+
+    Args:
+      function: gets the `LayerPlan`, the leaf of `params`, and those of `rest`.
+      plan: as made for `params`.
+      params: the pytree whose structure the result has.
+      *rest: pytrees like `params`, or masks.
+
+    Returns:
+      A pytree like `params` with `optax.MaskedNode()` where a leaf is dense.
+    """
+
+    def visit(path, leaf, *leaves):
+        layer = plan.get(leaf_name(path))
+        if layer is None or not layer.is_sparse:
+            return optax.MaskedNode()
+        return function(layer, leaf, *leaves)
+
+    return jax.tree_util.tree_map_with_path(visit, params, *rest)
+
+
+def alike(plan: Plan) -> list[list[LayerPlan]]:
+    """Sparse layers in groups that differ in nothing but their names.
+
+    The layers of a group can be stacked and updated by one vmapped call: a ResNet-50
+    has 54 kernels but 23 kinds of them, and compile time follows the kinds.
+    """
+    groups: dict[LayerPlan, list[LayerPlan]] = {}
+    for layer in plan.values():
+        if layer.is_sparse:
+            kind = dataclasses.replace(layer, name="")
+            groups.setdefault(kind, []).append(layer)
+    return list(groups.values())
+
+
+def _find_kernels(params, neuron_axes) -> dict[str, Layout]:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    if leaves:
+        names = {leaf_name(path): None for path, _ in leaves}
+        for pattern in neuron_axes or ():
+            _matching(names, [pattern], "neuron_axes")
+    return {
+        leaf_name(path): infer_layout(path, tuple(leaf.shape), neuron_axes)
+        for path, leaf in leaves
+        if is_kernel(path, leaf)
+    }
+
+
+def _distribute(distribution, shapes, sparsity, dense) -> dict[str, float]:
+    if isinstance(distribution, Mapping):
+        densities = dict(distribution) | dict.fromkeys(dense, 1.0)
+    elif callable(distribution):
+        densities = distribution(shapes, sparsity, dense)
+    elif distribution in distributions.DISTRIBUTIONS:
+        known = distributions.DISTRIBUTIONS[distribution]
+        densities = known(shapes, sparsity, dense)
+    else:
+        raise ValueError(
+            f"distribution is {distribution!r}: choose one of "
+            f"{sorted(distributions.DISTRIBUTIONS)}, a function, or a mapping"
+        )
+    if set(densities) != set(shapes):
+        odd = sorted(set(densities) ^ set(shapes))
+        raise ValueError(
+            f"the distribution must give a density to each layer {sorted(shapes)} "
+            f"and to no other; it differs in {odd}"
+        )
+    for name, density in densities.items():
+        if not 0.0 <= density <= 1.0:
+            raise ValueError(f"the distribution gives {name} a density of {density}")
+    return densities
+
+
+def _matching(names, patterns, field) -> set[str]:
+    matched = set()
+    for pattern in patterns:
+        found = {name for name in names if re.search(pattern, name)}
+        if not found:
+            raise ValueError(
+                f"{field} pattern {pattern!r} matches no layer; the layers are "
+                f"{sorted(names)}"
+            )
+        matched |= found
+    return matched
+
+
+def _output_layers(names, last) -> set[str]:
+    if last is not None:
+        return _matching(names, [last], "last")
+    named = {name for name in names if _OUTPUT_LAYER.search(name)}
+    return named if len(named) == 1 else {max(names, key=_natural_order)}
+
+
+def _natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts Dense_2 before Dense_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
+
+
+def _check_layer(layer: LayerPlan, sparsity: float) -> None:
+    if not layer.is_sparse:
+        return
+    layout = layer.layout
+    if layer.block is not None:
+        check_block(layout.fan_in, layer.block, layer.name)
+    remedy = (
+        f"lower sparsity={sparsity}, use another distribution, or keep the layer "
+        f"dense with dense=[{layer.name!r}]"
+    )
+    if layer.budget == 0:
+        raise ValueError(
+            f"{layer.name} {layout.shape} would keep no weight at all at density "
+            f"{layer.density:.6f}: {remedy}"
+        )
+    if layer.constant_fan_in and layer.fan_in_per_block == 0:
+        block = f"block of {layer.block} inputs of the " if layer.block else "of the "
+        raise ValueError(
+            f"{layer.name} {layout.shape} has a budget of {layer.budget} weights, less "
+            f"than one for each {block}{layout.neurons} neurons, so its fan-in k0 is "
+            f"0: {remedy}"
+        )

@@ -1,0 +1,46 @@
+"""When the topology changes, and by how much (RigL, arXiv 1911.11134, section 3)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def t_end(total_steps: int, stop: float = 0.75) -> int:
+    """The step from which the topology is left alone: floor(stop * total_steps)."""
+    return math.floor(stop * total_steps + 1e-6)
+
+
+def update_due(
+    step: jax.typing.ArrayLike, delta_t: int, t_end: jax.typing.ArrayLike
+) -> jax.Array | bool:
+    """Whether the topology is updated at this step.
+
+    Args:
+      step: i32[], 0-based.
+      delta_t: steps between two updates.
+      t_end: i32[], updates happen strictly before this step.
+
+    Returns:
+      bool[], Python's own for Python's integers: `step % delta_t == 0 and 0 < step <
+      t_end`.
+    """
+    return (step % delta_t == 0) & (step > 0) & (step < t_end)
+
+
+def drop_fraction(
+    step: jax.typing.ArrayLike, alpha: float, t_end: jax.typing.ArrayLike
+) -> jax.Array:
+    """The share of active weights replaced by an update, annealed by a cosine.
+
+    Args:
+      step: i32[], 0-based.
+      alpha: the share at step 0.
+      t_end: i32[], the share is 0 there and beyond.
+
+    Returns:
+      f32[]: `alpha / 2 * (1 + cos(pi * step / t_end))`.
+    """
+    end = jnp.maximum(jnp.asarray(t_end, jnp.float32), 1)
+    progress = jnp.clip(jnp.asarray(step, jnp.float32) / end, 0, 1)
+    return jnp.float32(alpha) / 2 * (1 + jnp.cos(jnp.pi * progress))
