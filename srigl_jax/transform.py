@@ -1,0 +1,437 @@
+"""Sparsity as an optax transformation that wraps any optimizer.
+
+`sparsify(inner, ...)` trains the weights that exist with `inner` and now and then
+changes which those are. Whatever `inner` does, after `optax.apply_updates`:
+
+* weights that a mask removes are exactly 0, and so are their moments in `inner`;
+* weights that newly exist start at 0, with moments of 0.
+
+It can promise this because it emits `-param` wherever a weight must not be. Anything
+that shapes a step (clipping, decay, LARS) therefore goes inside; nothing may rescale
+the updates after it. `optax.MultiSteps` goes outside.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from srigl_jax.sparsity import masks as mask_lib
+from srigl_jax.sparsity import schedule, topology
+from srigl_jax.sparsity.masks import is_masked_node
+from srigl_jax.sparsity.plan import (
+    Distribution,
+    LayerPlan,
+    Plan,
+    alike,
+    make_plan,
+    map_layers,
+)
+
+Score = Callable[[jax.Array, jax.Array], jax.Array]
+Rule = Callable[..., jax.Array]
+
+
+class SparsityState(NamedTuple):
+    """State of `sparsify`: arrays only, so it checkpoints and shards like params.
+
+    Attributes:
+      count: i32[], steps taken.
+      masks: like the parameters: bool arrays, `MaskedNode` for dense leaves.
+      inner: state of the wrapped optimizer.
+      gradient_sum: f32, the dense gradients added up since the window before the next
+        update opened; () unless `gradient_window` is above 1.
+    """
+
+    count: jax.Array
+    masks: Any
+    inner: optax.OptState
+    gradient_sum: Any
+
+
+def sparsify(
+    inner: optax.GradientTransformation,
+    sparsity: float,
+    *,
+    rule: Rule | None,
+    total_steps: int | None = None,
+    t_end: int | None = None,
+    delta_t: int = 100,
+    alpha: float = 0.3,
+    drop_fraction: Callable[[jax.Array], jax.Array] | None = None,
+    gradient_window: int = 1,
+    skip_step_on_update: bool = False,
+    prune_score: Score | None = None,
+    grow_score: Score | None = None,
+    distribution: Distribution = "erk",
+    constant_fan_in: bool = True,
+    block: int | None = None,
+    dense: Sequence[str] = (),
+    last: str | None = None,
+    neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
+    masks: Any = None,
+    seed: jax.typing.ArrayLike = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer so that it trains a sparse network.
+
+    `srigl`, `rigl`, `set_` and `static` are this function with the rule filled in.
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      rule: how a layer's mask changes: `rule(layer, weights, grads, mask, *, fraction,
+        key) -> mask` with a `LayerPlan` and arrays `[fan_in, neurons]`. Layers that
+        differ only in name share one vmapped call, with the plan of the first. None
+        never changes a mask.
+      total_steps: optimizer steps of the whole training; the topology changes during
+        the first 75 % of them.
+      t_end: the step from which on the topology stays, instead of `total_steps`.
+      delta_t: steps from one topology update to the next.
+      alpha: share of active weights replaced by an update at the start; annealed to 0
+        at `t_end` by a cosine.
+      drop_fraction: your own schedule of that share, `step -> fraction`, instead.
+      gradient_window: growth looks at the mean gradient of so many last steps. Above
+        1 the state holds another float32 for each weight of a sparse layer.
+      skip_step_on_update: leave the weights alone on steps that update the topology,
+        as RigL's own code does.
+      prune_score: `(weights, grads) -> score` whose magnitude decides which weights
+        stay, instead of the weights.
+      grow_score: the same for which weights grow, instead of the gradients.
+      distribution: see `make_plan`, as for the next five.
+      constant_fan_in: see `make_plan`.
+      block: see `make_plan`.
+      dense: see `make_plan`.
+      last: see `make_plan`.
+      neuron_axes: see `make_plan`.
+      masks: initial masks, instead of random ones.
+      seed: i32[], of the initial masks and of random growth.
+
+    Returns:
+      A transformation whose update needs `params`. Parameters need not be masked when
+      training starts: the first step does it.
+
+    Raises:
+      ValueError: an argument out of range; from `init`, whatever `make_plan` raises.
+    """
+    if t_end is None:
+        t_end = _default_t_end(rule, total_steps)
+    if not 1 <= gradient_window <= delta_t:
+        raise ValueError(
+            f"gradient_window={gradient_window} and delta_t={delta_t}: a window has at "
+            "least 1 step and no more than delta_t"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: give a share of weights in [0, 1]")
+
+    def plan(params):
+        return make_plan(
+            params,
+            sparsity,
+            distribution=distribution,
+            constant_fan_in=constant_fan_in,
+            block=block,
+            dense=dense,
+            last=last,
+            neuron_axes=neuron_axes,
+        )
+
+    dynamics = _Dynamics(
+        rule=rule,
+        delta_t=delta_t,
+        t_end=t_end,
+        fraction=drop_fraction
+        or (lambda step: schedule.drop_fraction(step, alpha, t_end)),
+        window=gradient_window,
+        prune_score=prune_score or (lambda weights, grads: weights),
+        grow_score=grow_score or (lambda weights, grads: grads),
+        seed=seed,
+    )
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        layers = plan(params)
+        return SparsityState(
+            count=jnp.zeros([], jnp.int32),
+            masks=mask_lib.init_masks(params, layers, seed) if masks is None else masks,
+            inner=inner.init(params),
+            gradient_sum=dynamics.init_sum(layers, params),
+        )
+
+    def update(grads, state, params=None, **extra_args):
+        if params is None:
+            raise ValueError(
+                "a sparse optimizer needs the parameters: update(grads, state, params)"
+            )
+        step, old = state.count, state.masks
+        updates, inner_state = inner.update(
+            mask_lib.apply_masks(grads, old), state.inner, params, **extra_args
+        )
+        if skip_step_on_update:
+            due = dynamics.due(step)
+            updates = _where(due, jax.tree.map(jnp.zeros_like, updates), updates)
+            inner_state = _where(due, state.inner, inner_state)
+        new, gradient_sum = dynamics.update(
+            plan(params), step, params, updates, grads, old, state.gradient_sum
+        )
+        return _project(updates, params, old, new), SparsityState(
+            count=optax.safe_increment(step),
+            masks=new,
+            inner=_reset_moments(inner, inner_state, new),
+            gradient_sum=gradient_sum,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def srigl(
+    inner: optax.GradientTransformation,
+    sparsity: float,
+    *,
+    gamma_sal: float = 0.3,
+    growth_candidates: Literal["inactive", "all"] = "inactive",
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Dynamic sparse training to a constant fan-in, with neuron ablation (SRigL).
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      gamma_sal: a neuron with fewer than this share of its fan-in salient is ablated;
+        0 turns ablation off.
+      growth_candidates: see `topology.srigl`.
+      **options: of `sparsify`; `total_steps` (or `t_end`) is required. `block=M` gives
+        N:M sparsity.
+
+    Returns:
+      An optax transformation, see `sparsify`.
+
+    Raises:
+      ValueError: as `sparsify`; gamma_sal outside [0, 1].
+    """
+    if not isinstance(gamma_sal, jax.core.Tracer) and not 0 <= gamma_sal <= 1:
+        raise ValueError(
+            f"gamma_sal={gamma_sal}: give a share of the fan-in in [0, 1], for example "
+            "0.3; 0 turns ablation off"
+        )
+
+    def rule(layer: LayerPlan, weights, grads, mask, *, fraction, key):
+        return topology.srigl(
+            weights,
+            grads,
+            mask,
+            fraction=fraction,
+            budget=layer.budget,
+            fan_in=layer.fan_in,
+            gamma_sal=gamma_sal if layer.may_ablate else 0.0,
+            growth_candidates=growth_candidates,
+            block=layer.block,
+        )
+
+    return sparsify(inner, sparsity, rule=rule, **options)
+
+
+def rigl(
+    inner: optax.GradientTransformation, sparsity: float, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Unstructured dynamic sparse training, growth by gradient (RigL).
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      **options: of `sparsify`; `total_steps` (or `t_end`) is required.
+
+    Returns:
+      An optax transformation, see `sparsify`.
+    """
+
+    def rule(layer, weights, grads, mask, *, fraction, key):
+        return topology.rigl(weights, grads, mask, fraction=fraction)
+
+    return sparsify(inner, sparsity, rule=rule, **{"constant_fan_in": False} | options)
+
+
+def set_(
+    inner: optax.GradientTransformation, sparsity: float, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Unstructured dynamic sparse training, growth at random (SET).
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      **options: of `sparsify`; `total_steps` (or `t_end`) is required.
+
+    Returns:
+      An optax transformation, see `sparsify`.
+    """
+
+    def rule(layer, weights, grads, mask, *, fraction, key):
+        return topology.set_(weights, mask, fraction=fraction, key=key)
+
+    return sparsify(inner, sparsity, rule=rule, **{"constant_fan_in": False} | options)
+
+
+def static(
+    inner: optax.GradientTransformation, sparsity: float, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Trains a network whose random initial masks never change.
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1).
+      **options: of `sparsify`; `constant_fan_in=True` gives each neuron as many inputs.
+
+    Returns:
+      An optax transformation, see `sparsify`.
+    """
+    return sparsify(inner, sparsity, rule=None, **{"constant_fan_in": False} | options)
+
+
+def get_masks(opt_state: Any) -> Any:
+    """The masks inside an optimizer state, however deeply it is wrapped.
+
+    Raises:
+      ValueError: no sparse optimizer's state in it, or more than one.
+    """
+    states = [
+        node
+        for node in jax.tree.leaves(
+            opt_state, is_leaf=lambda node: isinstance(node, SparsityState)
+        )
+        if isinstance(node, SparsityState)
+    ]
+    if len(states) != 1:
+        raise ValueError(
+            f"expected the state of one sparse optimizer, found {len(states)}; pass "
+            "the state of one that srigl_jax made"
+        )
+    return states[0].masks
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dynamics:
+    """How masks change over time, with all choices made."""
+
+    rule: Rule | None
+    delta_t: int
+    t_end: int
+    fraction: Callable[[jax.Array], jax.Array]
+    window: int
+    prune_score: Score
+    grow_score: Score
+    seed: jax.typing.ArrayLike
+
+    def due(self, step):
+        if self.rule is None:
+            return jnp.zeros([], bool)
+        return schedule.update_due(step, self.delta_t, self.t_end)
+
+    def init_sum(self, plan: Plan, params):
+        if self.window == 1:
+            return ()
+        return map_layers(
+            lambda _, leaf: jnp.zeros_like(leaf, jnp.float32), plan, params
+        )
+
+    def update(self, plan: Plan, step, params, updates, grads, masks, gradient_sum):
+        """Returns the masks to use from now on, and the new sum of gradients."""
+        if self.rule is None:
+            return masks, gradient_sum
+        due = self.due(step)
+        if self.window > 1:
+            opened = (-step) % self.delta_t < self.window
+            gradient_sum = jax.tree.map(
+                lambda g, s: s if is_masked_node(s) else s + jnp.where(opened, g, 0),
+                grads,
+                gradient_sum,
+            )
+            grads = jax.tree.map(
+                lambda g, s: g if is_masked_node(s) else s / self.window,
+                grads,
+                gradient_sum,
+            )
+
+        def change():
+            stepped = optax.apply_updates(params, updates)
+            return self._new_masks(plan, step, stepped, grads, masks)
+
+        masks = jax.lax.cond(due, change, lambda: masks)
+        gradient_sum = jax.tree.map(lambda s: jnp.where(due, 0, s), gradient_sum)
+        return masks, gradient_sum
+
+    def _new_masks(self, plan: Plan, step, params, grads, masks):
+        views = {}
+
+        def view(layer, *leaves):
+            views[layer.name] = tuple(map(layer.layout.to_matrix, leaves))
+            return leaves[-1]
+
+        map_layers(view, plan, params, grads, masks)
+        fraction, changed = self.fraction(step), {}
+        for layers in alike(plan):
+            names = [layer.name for layer in layers]
+            keys = [mask_lib.layer_key(self.seed, name) for name in names]
+            keys = jax.vmap(jax.random.fold_in, (0, None))(jnp.stack(keys), step)
+            stacked = map(jnp.stack, zip(*(views[name] for name in names), strict=True))
+            apply_rule = partial(self._apply_rule, layers[0], fraction)
+            changed |= zip(names, jax.vmap(apply_rule)(keys, *stacked), strict=True)
+        return map_layers(
+            lambda layer, _: layer.layout.from_matrix(changed[layer.name]), plan, params
+        )
+
+    def _apply_rule(self, layer: LayerPlan, fraction, key, weights, grads, mask):
+        weights = jnp.where(mask, weights, 0)
+        return self.rule(
+            layer,
+            self.prune_score(weights, grads),
+            self.grow_score(weights, grads),
+            mask,
+            fraction=fraction,
+            key=key,
+        )
+
+
+def _default_t_end(rule: Rule | None, total_steps: int | None) -> int:
+    if total_steps is not None:
+        return schedule.t_end(total_steps)
+    if rule is None:
+        return 0
+    raise ValueError(
+        "give total_steps, the number of optimizer steps of the whole training (the "
+        "topology changes during the first 75 % of them), or t_end"
+    )
+
+
+def _where(condition, if_true, if_false):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def _project(updates, params, old, new):
+    """Updates that land exactly on the new masks; grown weights land on 0."""
+
+    def project(update, param, was, is_):
+        if is_masked_node(is_):
+            return update
+        return jnp.where(was & is_, update, -param)
+
+    return jax.tree.map(project, updates, params, old, new)
+
+
+def _reset_moments(inner, state, masks):
+    """Zeroes whatever `inner` remembers of weights that do not exist.
+
+    Optax tells which leaves of a state are laid out like the parameters; factored
+    statistics (Adafactor) sit in their place with other shapes and are left alone.
+    """
+
+    def reset(leaf, mask):
+        if is_masked_node(mask) or jnp.shape(leaf) != mask.shape:
+            return leaf
+        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
+
+    return optax.tree_utils.tree_map_params(
+        inner, reset, state, masks, is_leaf=is_masked_node
+    )
