@@ -1,0 +1,85 @@
+"""A workdir belongs to one run: the guard against resuming with other settings.
+
+The settings a run was started with lie in its workdir as `config.json`. A run that
+comes back with other ones is refused, and told which fields differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def check_config(
+    workdir: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    ignore: Iterable[str] = (),
+) -> None:
+    """Writes `config.json` the first time; refuses other settings from then on.
+
+    Args:
+      workdir: the directory of the run, made if need be.
+      config: the settings of this run, nested or not, of JSON's types.
+      ignore: fields that may differ, nested ones as `"group.field"`.
+
+    Raises:
+      ValueError: fields differ (all are named), `config.json` is not what was written,
+        or the workdir cannot be written.
+    """
+    path = Path(workdir) / "config.json"
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomically(path, text)
+        saved = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"workdir {workdir} cannot be used: {error}. Choose another --workdir."
+        ) from error
+    try:
+        before = _flat(json.loads(saved))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a JSON object ({error}): it was cut off or edited. Put back"
+            " the settings the run was started with, or choose another --workdir."
+        ) from error
+    now = _flat(json.loads(text))
+    # Shown as JSON, so that an absent field differs from one that is null.
+    differing = [
+        f"{field}: workdir has {before.get(field, 'nothing')},"
+        f" this run asks for {now.get(field, 'nothing')}"
+        for field in sorted((before.keys() | now.keys()) - set(ignore))
+        if before.get(field) != now.get(field)
+    ]
+    if differing:
+        raise ValueError(
+            f"workdir {workdir} belongs to a run with other settings:\n  "
+            + "\n  ".join(differing)
+            + "\nChoose another --workdir, or the same settings."
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    fields = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            fields |= _flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = json.dumps(value)
+    return fields
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file whole or not at all, whenever the process is killed."""
+    path = Path(path)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
