@@ -1,0 +1,99 @@
+"""The table of layers that ends a run: what was asked of each layer, and what it got.
+
+A row is a dict with the keys
+
+- `name`: of the layer; `shape`: of its weights, a tuple of int;
+- `sparse`: whether it is; `density_asked`, `density_got`: in [0, 1];
+- `fan_in`: weights of every active neuron, or, where it varies from neuron to neuron,
+  `fan_in_min` and `fan_in_max`;
+- `neurons`, and `active`: those of them that have weights;
+- `weights`: the number of weights that are there.
+"""
+
+import io
+import math
+import shutil
+import sys
+from typing import Any
+
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = (
+    "layer",
+    "shape",
+    "density asked",
+    "density got",
+    "k",
+    "active neurons",
+    "weights",
+)
+
+
+def layer_cells(row: dict[str, Any]) -> list[str]:
+    """The cells of one layer, in the order of `COLUMNS`."""
+    return [
+        row["name"],
+        " x ".join(map(str, row["shape"])),
+        f"{row['density_asked']:.2%}" if row["sparse"] else "dense",
+        f"{row['density_got']:.2%}",
+        _fan_in(row),
+        f"{row['active']:,} / {row['neurons']:,}",
+        f"{row['weights']:,}",
+    ]
+
+
+def total_cells(rows: list[dict[str, Any]]) -> list[str]:
+    """The cells of the totals, over dense and sparse layers alike."""
+    total = totals(rows)
+    return [
+        "total",
+        "",
+        f"{total['asked'] / max(total['size'], 1):.2%}",
+        f"{total['weights'] / max(total['size'], 1):.2%}",
+        "",
+        f"{total['active']:,} / {total['neurons']:,}",
+        f"{total['weights']:,}",
+    ]
+
+
+def totals(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Sums over layers.
+
+    Returns:
+        `size`, the weights of the layers were they dense; `asked`, those that the
+        asked densities leave of them; `weights`, `active` and `neurons` as in a row.
+    """
+    sizes = [math.prod(row["shape"]) for row in rows]
+    asked = [row["density_asked"] if row["sparse"] else 1.0 for row in rows]
+    sums = {key: sum(row[key] for row in rows) for key in ("active", "neurons")}
+    weights = sum(row["weights"] for row in rows)
+    wanted = sum(a * size for a, size in zip(asked, sizes, strict=True))
+    return {"size": sum(sizes), "asked": wanted, "weights": weights, **sums}
+
+
+def render_table(rows: list[dict[str, Any]]) -> str:
+    """The table as plain text in ASCII, a line a layer and one of totals.
+
+    It keeps to the width of the terminal; where standard output is none, every line is
+    as long as it needs to be.
+    """
+    table = Table(box=MARKDOWN)
+    for index, column in enumerate(COLUMNS):
+        table.add_column(
+            column, justify="left" if index < 2 else "right", overflow="fold"
+        )
+    for cells in [*map(layer_cells, rows), total_cells(rows)]:
+        table.add_row(*cells)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+    text = io.StringIO()
+    Console(file=text, width=width, markup=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().split("\n"))
+
+
+def _fan_in(row: dict[str, Any]) -> str:
+    low, high = row.get("fan_in_min"), row.get("fan_in_max")
+    if low is None or high is None:
+        return str(row["fan_in"])
+    return str(low) if low == high else f"{low}-{high}"
