@@ -1,0 +1,355 @@
+"""Trains a network that is sparse from its first step, and reports what it learned.
+
+    python -m srigl_jax.train --config configs/digits.py --workdir runs/digits
+
+Any field can be overridden, `--config.sparsity=0.95`; without `--config` it trains on
+scikit-learn's digits. Run the same command again to resume: a run goes on bit for bit
+from where its workdir has it.
+"""
+
+import dataclasses
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import app, flags, logging
+from flax import nnx
+from ml_collections import ConfigDict, config_flags
+
+import srigl_jax
+from srigl_jax import config as config_lib
+from srigl_jax import data, models
+from srigl_jax.analysis.report import write_report
+from srigl_jax.analysis.table import render_table
+from srigl_jax.checkpoint import Checkpoints
+from srigl_jax.interrupt import GracefulStop
+from srigl_jax.metrics import MetricsWriter, read_metrics
+from srigl_jax.monitor import Monitor, NotFiniteError
+from srigl_jax.progress import ProgressDisplay, duration
+from srigl_jax.sparsity import Plan, init_masks, layer_masks, make_plan, summarize
+from srigl_jax.sparsity.schedule import t_end, update_due
+from srigl_jax.step import (
+    State,
+    make_evaluate,
+    make_forward,
+    make_train_step,
+    split_model,
+)
+from srigl_jax.workdir import check_config, write_atomically
+
+# May differ when a run is resumed: they change what is seen of it, not what it is.
+_VIEW_FIELDS = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "dataset.data_dir",
+    "dataset.source_dir",
+)
+
+
+class Stopped(Exception):
+    """A signal stopped the run, which is saved."""
+
+    def __init__(self, signal, message):
+        """Takes the signal and what to tell the user."""
+        super().__init__(message)
+        self.signal = signal
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Runs the training that `config` describes, from wherever `workdir` has it.
+
+    Args:
+      config: fields as in `srigl_jax.config.get_config`.
+      workdir: gets checkpoints, metrics.jsonl, config.json, environment.json,
+        result.json and report.html.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      ValueError: a field, the data set or the workdir cannot be used.
+      NotFiniteError: the loss is not finite; the last good checkpoint is kept.
+      Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
+    """
+    config_lib.validate(config)
+    check_config(workdir, config.to_dict(), ignore=_VIEW_FIELDS)
+    write_atomically(workdir / "environment.json", _json(_environment(config)))
+    dataset = data.load(
+        config.dataset.name,
+        data_dir=config.dataset.data_dir,
+        source_dir=config.dataset.source_dir,
+    )
+    steps_per_epoch = data.steps_per_epoch(len(dataset.train), config.batch_size)
+    total_steps = steps_per_epoch * config.epochs
+    topology_end = t_end(total_steps)
+
+    definition, params, model_state = split_model(make_model(config, dataset))
+    plan = make_plan(params, **_plan_options(config))
+    optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+    state = init_state(config, params, model_state, plan, optimizer)
+    forward = make_forward(definition, dataset.mean, dataset.std)
+    evaluate = make_evaluate(forward)
+    train_step = make_train_step(
+        forward, optimizer, label_smoothing=config.label_smoothing
+    )
+
+    with (
+        Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as saved,
+        MetricsWriter(workdir, tensorboard=config.tensorboard) as metrics,
+        ProgressDisplay(total_steps) as display,
+        GracefulStop() as stop,
+    ):
+        step, state = saved.restore_latest(state) or (0, state)
+        metrics.truncate_after(step)
+        display.print(_greeting(config, plan, step, total_steps, workdir))
+        monitor = Monitor(step, metrics, display, _seconds_before(metrics))
+        if step == 0:
+            metrics.write("topology", 0, layers=_topology(state, plan))
+        while step < total_steps and stop.received is None:
+            batch = data.train_batch(dataset, config.seed, step, config.batch_size)
+            updates_topology = update_due(step, config.delta_t, topology_end)
+            state, measured = train_step(state, batch)
+            step += 1
+            monitor.add(measured)
+            display.update(step)
+            if step % config.log_every == 0 or step == total_steps:
+                monitor.flush()
+            if updates_topology and config.method not in ("dense", "static"):
+                metrics.write("topology", step, layers=_topology(state, plan))
+            if step % config.eval_every == 0 or step == total_steps:
+                scores = evaluate(state, data.eval_batches(dataset.test, 512))
+                metrics.write("eval", step, **scores)
+            if step % config.checkpoint_every == 0 or step == total_steps:
+                monitor.check()
+                saved.save(step, state)
+        if step < total_steps:
+            monitor.check()
+            saved.save(step, state)
+            raise Stopped(
+                stop.received,
+                f"stopped after step {step} of {total_steps}, which is saved; the same "
+                "command resumes",
+            )
+        scores = evaluate(state, data.eval_batches(dataset.test, 512))
+        history = read_metrics(metrics.path)
+    result = scores | {"steps": step, "seconds": monitor.seconds}
+    return _finish(config, workdir, dataset, state, plan, history, result)
+
+
+def make_model(config: ConfigDict, dataset: data.Dataset) -> nnx.Module:
+    """The network that the config names, for the images and classes of the data."""
+    options = config.model.to_dict()
+    return models.create(
+        options.pop("name"),
+        dataset.train.images.shape[1:],
+        dataset.num_classes,
+        rngs=nnx.Rngs(config.seed),
+        **options,
+    )
+
+
+def make_optimizer(
+    config: ConfigDict, total_steps: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimizer that the config names, wrapped so that it trains sparsely."""
+    fields = config.optimizer
+    learning_rate = optax.warmup_cosine_decay_schedule(
+        0.0,
+        fields.learning_rate,
+        warmup_steps=int(fields.warmup_epochs * steps_per_epoch),
+        decay_steps=total_steps,
+    )
+    if fields.name == "adamw":
+        inner = optax.adamw(learning_rate, weight_decay=fields.weight_decay)
+    else:
+        inner = optax.chain(
+            optax.add_decayed_weights(fields.weight_decay),
+            optax.sgd(learning_rate, momentum=fields.momentum, nesterov=True),
+        )
+    if config.method == "dense":
+        return inner
+    options = _plan_options(config) | {"seed": config.seed}
+    if config.method == "static":
+        return srigl_jax.static(inner, **options)
+    options |= {
+        "total_steps": total_steps,
+        "delta_t": config.delta_t,
+        "alpha": config.alpha,
+        "gradient_window": config.gradient_window,
+    }
+    if config.method == "set":
+        return srigl_jax.set_(inner, **options)
+    if config.method == "rigl":
+        return srigl_jax.rigl(inner, **options)
+    return srigl_jax.srigl(
+        inner,
+        gamma_sal=config.gamma_sal if config.ablation else 0.0,
+        growth_candidates=config.growth_candidates,
+        **options,
+    )
+
+
+def _plan_options(config: ConfigDict) -> dict[str, Any]:
+    is_structured = config.method == "srigl"
+    return {
+        "sparsity": 0.0 if config.method == "dense" else config.sparsity,
+        "distribution": config.distribution,
+        "constant_fan_in": is_structured,
+        "block": config.block if is_structured else None,
+        "dense": config.dense_layers,
+    }
+
+
+def init_state(
+    config: ConfigDict,
+    params: Any,
+    model_state: Any,
+    plan: Plan,
+    optimizer: optax.GradientTransformation,
+) -> State:
+    """The state before the first step: sparse weights, scaled to their fan-in."""
+    weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    masks = init_masks(params, plan, config.seed)  # As the optimizer draws them.
+    params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
+    return {
+        "params": params,
+        "model_state": model_state,
+        "opt_state": optimizer.init(params),
+        "rng": jax.random.key_data(dropout_key),
+        "step": jnp.zeros([], jnp.int32),
+    }
+
+
+def _masks(state: State, plan: Plan) -> Any:
+    if any(layer.is_sparse for layer in plan.values()):
+        return srigl_jax.get_masks(state["opt_state"])
+    return jax.tree.map(lambda _: optax.MaskedNode(), state["params"])
+
+
+def _topology(state: State, plan: Plan) -> dict[str, dict[str, int]]:
+    """What a "topology" record says of each sparse layer."""
+    return {
+        row.name: {
+            "active": row.active,
+            "neurons": row.neurons,
+            "fan_in": row.fan_in_max,
+            "weights": row.weights,
+        }
+        for row in summarize(_masks(state, plan), plan)
+        if row.sparse
+    }
+
+
+def _greeting(
+    config: ConfigDict, plan: Plan, step: int, total_steps: int, workdir: Path
+) -> str:
+    size = sum(layer.layout.size for layer in plan.values())
+    budget = sum(layer.budget for layer in plan.values())
+    how = f"{config.method}, {budget:,} of {size:,} weights"
+    start = f"resuming after step {step}" if step else "starting"
+    return (
+        f"{config.model.name} on {config.dataset.name}: {how}\n"
+        f"{start}, {total_steps} steps, in {workdir}"
+    )
+
+
+def _finish(
+    config: ConfigDict,
+    workdir: Path,
+    dataset: data.Dataset,
+    state: State,
+    plan: Plan,
+    history: list[dict[str, Any]],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """Verifies the invariants, writes the results, prints where they are."""
+    masks = _masks(state, plan)
+    srigl_jax.check_masks(masks, plan, state["params"])
+    rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]
+    result |= {"layers": rows}
+    write_atomically(workdir / "result.json", _json(result))
+    updates = [r["step"] for r in history if r["kind"] == "topology" and r["step"]]
+    write_report(
+        workdir / "report.html",
+        title=f"{config.model.name} on {config.dataset.name}, {config.method}",
+        config=config.to_dict(),
+        rows=rows,
+        metrics=history,
+        masks=layer_masks(masks, plan),
+        outcome=result
+        | {
+            "topology_end": max(updates, default=None),
+            "versions": _environment(config)["versions"],
+        },
+        image_shape=dataset.train.images.shape[1:],
+    )
+    print(render_table(rows))
+    print(
+        f"test accuracy {result['accuracy']:.2%} after {result['steps']} steps, "
+        f"{duration(result['seconds'])}\nreport: {workdir / 'report.html'}"
+    )
+    return result
+
+
+def _seconds_before(metrics: MetricsWriter) -> float:
+    records = read_metrics(metrics.path)
+    return max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
+
+
+def _environment(config: ConfigDict) -> dict[str, Any]:
+    packages = ("srigl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in packages}
+    return {
+        "versions": versions,
+        "seed": config.seed,
+        "devices": [device.device_kind for device in jax.devices()],
+        "command": sys.argv,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(Path(config_lib.__file__)),
+    "Python file with get_config(); override a field with --config.FIELD=VALUE.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the run; resumes what is in it. By default one below runs/, named "
+    "after data set, model, method, sparsity and seed.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs `train` with the flags; its errors become one clear line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
+    logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    name = f"{config.dataset.name}-{config.model.name}-{config.method}"
+    name += f"-{config.sparsity:g}-seed{config.seed}"
+    try:
+        train(config, Path(_WORKDIR.value or f"runs/{name}"))
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(128 + stopped.signal)
+    except (ValueError, NotFiniteError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
