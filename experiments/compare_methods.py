@@ -1,0 +1,166 @@
+"""Test accuracy of dense, static, SET, RigL and SRigL at 90, 95 and 99 % sparsity.
+
+    python experiments/compare_methods.py --config configs/fashion_mnist.py:mlp
+
+Every run is a run of the trainer, in a process on one core; as many go on at a time as
+there are cores. Interrupted, the same command goes on: finished runs are kept and
+others resume. Prints a table in Markdown, mean and standard deviation over seeds, and
+writes results/compare_methods_NAME.json. For each network of Fashion-MNIST three seeds,
+48 runs, take about half an hour on two cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+
+import measure
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+
+METHODS = {
+    "dense": ("method=dense",),
+    "static": ("method=static",),
+    "SET": ("method=set",),
+    "RigL": ("method=rigl",),
+    "SRigL without ablation": ("method=srigl", "ablation=False"),
+    "SRigL": ("method=srigl",),
+}
+
+
+def run(overrides: tuple[str, ...], config: str, workdir: Path, core: int) -> dict:
+    """Trains in a process of its own on one core; returns its result.json.
+
+    Raises:
+      RuntimeError: the run failed; holds the end of what it printed.
+    """
+    result = workdir / "result.json"
+    if not result.exists():
+        command = [sys.executable, "-m", "srigl_jax.train", f"--config={config}"]
+        command += [f"--config.{override}" for override in overrides]
+        process = subprocess.run(
+            [*command, f"--workdir={workdir}"],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        if process.returncode:
+            output = (process.stdout + process.stderr)[-2000:]
+            raise RuntimeError(f"{' '.join(command)} failed:\n{output}")
+    return json.loads(result.read_text())
+
+
+def matrix(
+    methods: list[str], sparsities: list[float], seeds: int
+) -> dict[tuple, tuple[str, ...]]:
+    """The overrides of every run, by (method, sparsity, seed); dense has sparsity 0."""
+    runs = {}
+    for seed in range(seeds):
+        for method in methods:
+            for sparsity in [0.0] if method == "dense" else sparsities:
+                fields = (*METHODS[method], f"sparsity={sparsity}", f"seed={seed}")
+                runs[method, sparsity, seed] = fields
+    return runs
+
+
+def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> dict:
+    """Runs the matrix, one run a core at a time; returns the results by key."""
+    cores = SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def one(key):
+        core = cores.get()
+        try:
+            method, sparsity, seed = key
+            name = f"{method.replace(' ', '-')}-{sparsity:g}-{seed}"
+            return run(runs[key], config, root / name, core)
+        finally:
+            cores.put(core)
+
+    results = {}
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns) as progress, ThreadPoolExecutor(cores.qsize()) as pool:
+        task = progress.add_task("runs", total=len(runs))
+        futures = {pool.submit(one, key): key for key in runs}
+        for future in as_completed(futures):
+            key = futures[future]
+            results[key] = future.result()
+            method, sparsity, seed = key
+            accuracy = results[key]["accuracy"]
+            progress.print(f"{method} {sparsity:.0%} seed {seed}: {accuracy:.2%}")
+            progress.advance(task)
+    return results
+
+
+def gather(results: dict) -> list[dict]:
+    """Mean and spread over seeds, one entry for each method and sparsity."""
+    rows = []
+    for method, sparsity in dict.fromkeys(key[:2] for key in results):
+        found = [r for key, r in results.items() if key[:2] == (method, sparsity)]
+        accuracies = [100 * r["accuracy"] for r in found]
+        may_ablate = [
+            layer for r in found for layer in r["layers"] if layer["may_ablate"]
+        ]
+        neurons = sum(layer["neurons"] for layer in may_ablate)
+        active = sum(layer["active"] for layer in may_ablate)
+        rows.append(
+            {
+                "method": method,
+                "sparsity": sparsity,
+                "accuracies": accuracies,
+                "mean": float(np.mean(accuracies)),
+                "std": float(np.std(accuracies, ddof=1)) if len(found) > 1 else 0.0,
+                "active_share": active / neurons if neurons else None,
+                "seconds": [r["seconds"] for r in found],
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict], sparsities: list[float]) -> str:
+    """The table of accuracies: a line a method, a column a sparsity."""
+    by_key = {(row["method"], row["sparsity"]): row for row in rows}
+
+    def cell(method, sparsity):
+        row = by_key[method, sparsity]
+        return f"{row['mean']:.2f} ± {row['std']:.2f}"
+
+    head = "| test accuracy, % |" + "".join(f" {s:.0%} |" for s in sparsities)
+    lines = [head, "|---|" + "---|" * len(sparsities)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        columns = [0.0] * len(sparsities) if method == "dense" else sparsities
+        cells = "".join(f" {cell(method, s)} |" for s in columns)
+        lines.append(f"| {method} |{cells}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the matrix, prints the table, saves the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/fashion_mnist.py:mlp")
+    parser.add_argument(
+        "--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.99]
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", type=Path, default=Path("runs/compare_methods"))
+    arguments = parser.parse_args()
+    name = Path(arguments.config).name.replace(".py", "").replace(":", "_")
+    results = run_all(
+        matrix(arguments.methods, arguments.sparsities, arguments.seeds),
+        arguments.config,
+        arguments.root / name,
+    )
+    rows = gather(results)
+    Console().print(markdown(rows, arguments.sparsities), markup=False, highlight=False)
+    print(f"saved {measure.save(f'compare_methods_{name}', {'rows': rows})}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""README's first example runs as it stands."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+
+import srigl_jax
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def first_example():
+    return re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+
+
+def test_the_first_example_is_short():
+    assert len(first_example().strip().splitlines()) < 20
+
+
+def test_the_first_example_trains_a_sparse_network():
+    scope = {}
+    exec(first_example(), scope)
+    params, state = scope["params"], scope["optimizer"].init(scope["params"])
+    before = float(scope["loss"](params))
+    for _ in range(200):
+        params, state = scope["step"](params, state)
+    assert float(scope["loss"](params)) < before / 4
+    kept = sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params))
+    assert kept <= 0.1 * (64 * 128 + 128 * 10)
+    plan = srigl_jax.make_plan(params, 0.9)
+    srigl_jax.check_masks(srigl_jax.get_masks(state), plan, params)
+
+
+def test_there_are_two_commands():
+    commands = re.findall(r"^pip install .*$", README.read_text(), re.MULTILINE)
+    assert len(commands) == 2
