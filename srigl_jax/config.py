@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.ablation = True
     config.sparsity = 0.9
     config.distribution = "erk"
-    config.dense_layers = ()  # Patterns of layer names that stay dense.
+    config.dense = ()  # Patterns of layer names that stay dense.
     config.block = config_dict.placeholder(int)  # N:M sparsity with this M.
     config.delta_t = 20  # Steps between topology updates.
     config.alpha = 0.3  # Share of weights replaced by the first one.
@@ -81,16 +81,28 @@ def validate(config: ConfigDict) -> None:
     _within("optimizer.momentum", optimizer.momentum, 0, 1)
     _within("optimizer.learning_rate", optimizer.learning_rate, 0)
     _within("optimizer.weight_decay", optimizer.weight_decay, 0)
-    _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0, config.epochs)
+    _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
     _within("seed", config.seed, 0, 2**31 - 1)
     at_least_one = ("epochs", "batch_size", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
         _within(name, config[name], 1)
+    if optimizer.warmup_epochs >= config.epochs:
+        raise ValueError(
+            f"optimizer.warmup_epochs is {optimizer.warmup_epochs}: give fewer than "
+            f"epochs, {config.epochs}"
+        )
     if config.block is not None:
         _within("block", config.block, 1)
-    for width in config.model.widths:
-        _within("model.widths", width, 1)
+        if config.method != "srigl":
+            raise ValueError(
+                f"block is {config.block}, but N:M sparsity needs method=srigl, not "
+                f"{config.method}"
+            )
+    if not all(isinstance(n, int) and n >= 1 for n in config.model.widths):
+        raise ValueError(
+            f"model.widths is {config.model.widths}: give whole numbers, at least 1"
+        )
 
 
 def _choice(field, value, accepted) -> None:

@@ -11,7 +11,7 @@ from srigl_jax.progress import ProgressDisplay
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss or the gradient is not a finite number."""
+    """Training diverged: the loss, say, is not a finite number."""
 
 
 class Monitor:
@@ -65,7 +65,11 @@ class Monitor:
             values = {name: float(value) for name, value in measured.items()}
             for name, value in values.items():
                 if not np.isfinite(value):
-                    raise NotFiniteError(f"{name} is {value} at step {self._step}")
+                    raise NotFiniteError(
+                        f"training diverged at step {self._step}: {name} is {value}. "
+                        "The checkpoints of earlier steps are kept. Lower "
+                        "optimizer.learning_rate, and start in another workdir."
+                    )
             self._values.append(values)
         self._pending = []
 

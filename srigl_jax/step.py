@@ -61,8 +61,8 @@ def make_train_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """Returns the compiled step `(state, batch) -> state, measured`.
 
-    The state passed in is donated. Measured are f32[] of the batch: loss, accuracy
-    and gradient_norm.
+    The state passed in is donated. Measured are f32[]: loss, accuracy and gradient_norm
+    of the batch before the step, weight_norm after it.
     """
 
     def loss_of(params, state, batch):
@@ -81,13 +81,15 @@ def make_train_step(
             loss_of, has_aux=True
         )(params, state, batch)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        params = optax.apply_updates(params, updates)
         measured = {
             "loss": loss,
             "accuracy": accuracy,
             "gradient_norm": optax.tree_utils.tree_norm(grads),
+            "weight_norm": optax.tree_utils.tree_norm(params),
         }
         state = state | {
-            "params": optax.apply_updates(params, updates),
+            "params": params,
             "model_state": model_state,
             "opt_state": opt_state,
             "step": state["step"] + 1,

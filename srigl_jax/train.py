@@ -10,6 +10,7 @@ from where its workdir has it.
 import dataclasses
 import json
 import platform
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -58,10 +59,10 @@ _VIEW_FIELDS = (
 class Stopped(Exception):
     """A signal stopped the run, which is saved."""
 
-    def __init__(self, signal, message):
+    def __init__(self, number: signal.Signals, message: str):
         """Takes the signal and what to tell the user."""
         super().__init__(message)
-        self.signal = signal
+        self.signal = number
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -81,8 +82,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
     """
     config_lib.validate(config)
-    check_config(workdir, config.to_dict(), ignore=_VIEW_FIELDS)
-    write_atomically(workdir / "environment.json", _json(_environment(config)))
     dataset = data.load(
         config.dataset.name,
         data_dir=config.dataset.data_dir,
@@ -95,6 +94,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     definition, params, model_state = split_model(make_model(config, dataset))
     plan = make_plan(params, **_plan_options(config))
     optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+    # Only now, so that settings which cannot work never claim the workdir.
+    check_config(workdir, config.to_dict(), ignore=_VIEW_FIELDS)
+    write_atomically(workdir / "environment.json", _json(_environment(config)))
+
     state = init_state(config, params, model_state, plan, optimizer)
     forward = make_forward(definition, dataset.mean, dataset.std)
     evaluate = make_evaluate(forward)
@@ -109,9 +112,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         GracefulStop() as stop,
     ):
         step, state = saved.restore_latest(state) or (0, state)
-        metrics.truncate_after(step)
+        metrics.truncate_after(step or -1)  # At the start, step 0 is recorded again.
         display.print(_greeting(config, plan, step, total_steps, workdir))
-        monitor = Monitor(step, metrics, display, _seconds_before(metrics))
+        monitor = Monitor(step, metrics, display, _seconds(read_metrics(metrics.path)))
         if step == 0:
             metrics.write("topology", 0, layers=_topology(state, plan))
         while step < total_steps and stop.received is None:
@@ -141,7 +144,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             )
         scores = evaluate(state, data.eval_batches(dataset.test, 512))
         history = read_metrics(metrics.path)
-    result = scores | {"steps": step, "seconds": monitor.seconds}
+    result = scores | {"steps": step, "seconds": _seconds(history)}
     return _finish(config, workdir, dataset, state, plan, history, result)
 
 
@@ -205,7 +208,7 @@ def _plan_options(config: ConfigDict) -> dict[str, Any]:
         "distribution": config.distribution,
         "constant_fan_in": is_structured,
         "block": config.block if is_structured else None,
-        "dense": config.dense_layers,
+        "dense": config.dense,
     }
 
 
@@ -255,11 +258,13 @@ def _greeting(
     size = sum(layer.layout.size for layer in plan.values())
     budget = sum(layer.budget for layer in plan.values())
     how = f"{config.method}, {budget:,} of {size:,} weights"
-    start = f"resuming after step {step}" if step else "starting"
-    return (
-        f"{config.model.name} on {config.dataset.name}: {how}\n"
-        f"{start}, {total_steps} steps, in {workdir}"
-    )
+    if step == total_steps:
+        start = f"finished before, after {total_steps} steps, in {workdir}"
+    elif step:
+        start = f"resuming after step {step} of {total_steps}, in {workdir}"
+    else:
+        start = f"starting, {total_steps} steps, in {workdir}"
+    return f"{config.model.name} on {config.dataset.name}: {how}\n{start}"
 
 
 def _finish(
@@ -300,14 +305,17 @@ def _finish(
     return result
 
 
-def _seconds_before(metrics: MetricsWriter) -> float:
-    records = read_metrics(metrics.path)
-    return max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
+def _seconds(history: list[dict[str, Any]]) -> float:
+    """The training time that a run has recorded."""
+    return max((r["seconds"] for r in history if r["kind"] == "train"), default=0.0)
 
 
 def _environment(config: ConfigDict) -> dict[str, Any]:
-    packages = ("srigl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    versions = {"python": platform.python_version()}
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {
+        "python": platform.python_version(),
+        "srigl_jax": srigl_jax.__version__,
+    }
     versions |= {name: metadata.version(name) for name in packages}
     return {
         "versions": versions,
@@ -321,35 +329,56 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(Path(config_lib.__file__)),
-    "Python file with get_config(); override a field with --config.FIELD=VALUE.",
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run; resumes what is in it. By default one below runs/, named "
-    "after data set, model, method, sparsity and seed.",
-)
+def _define_flags() -> None:
+    # By a call, because whoever imports this module may have flags of these names.
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(config_lib.__file__)),
+        "Python file with get_config(); override a field with --config.FIELD=VALUE.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Directory of the run; resumes what is in it. By default one below runs/, "
+        "named after data set, model, method, sparsity and seed.",
+    )
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it becomes one clear line."""
+    try:
+        _define_flags()  # Reads overrides of the default file already.
+        program, *positional = app.parse_flags_with_usage(argv)
+        flags.FLAGS.config.lock()  # A file that cannot be read is reported on use.
+    except AttributeError as error:
+        # A KeyError is inside, which would be shown quoted and escaped.
+        unknown = getattr(error.args[0], "args", error.args)[0]
+        sys.exit(f"error: no such --config field: {' '.join(unknown.split())}")
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    if positional:
+        sys.exit(f"error: unexpected arguments {positional}; flags start with --")
+    return [program]
 
 
 def main(argv: list[str]) -> None:
     """Runs `train` with the flags; its errors become one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
+    del argv  # No more than the name of the program.
     logging.set_verbosity(logging.WARNING)
-    config = _CONFIG.value
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     name = f"{config.dataset.name}-{config.model.name}-{config.method}"
     name += f"-{config.sparsity:g}-seed{config.seed}"
     try:
-        train(config, Path(_WORKDIR.value or f"runs/{name}"))
+        train(config, Path(workdir or f"runs/{name}"))
     except Stopped as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
-    except (ValueError, NotFiniteError) as error:
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again from the last checkpoint")
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError, NotFiniteError) as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

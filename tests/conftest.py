@@ -5,9 +5,11 @@ import pathlib
 import tempfile
 
 # Eight devices in every process, so that a test can shard without starting another.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tests run few steps of many programs: compiling them costs more than running them.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
-import jax
+import jax  # noqa: E402  It reads XLA_FLAGS once.
 
 # Programs compiled by one test are found by the next, and by the next run.
 _CACHE = pathlib.Path(tempfile.gettempdir()) / "srigl_jax_test_compilations"

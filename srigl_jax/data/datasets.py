@@ -85,7 +85,9 @@ def load(
         prepared copy is damaged, or `data_dir` cannot be written.
     """
     if name not in _BUILDERS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(_BUILDERS)}")
+        raise ValueError(
+            f"dataset.name is {name!r}: choose one of {', '.join(_BUILDERS)}"
+        )
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = pathlib.Path(root).expanduser()
     directory = root / name / str(_BUILDERS[name].VERSION)

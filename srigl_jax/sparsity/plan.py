@@ -201,7 +201,12 @@ def _distribute(distribution, shapes, sparsity, dense) -> dict[str, float]:
 def _matching(names, patterns, field) -> set[str]:
     matched = set()
     for pattern in patterns:
-        found = {name for name in names if re.search(pattern, name)}
+        try:
+            found = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
+            raise ValueError(
+                f"{field} pattern {pattern!r} is not a regular expression: {error}"
+            ) from error
         if not found:
             raise ValueError(
                 f"{field} pattern {pattern!r} matches no layer; the layers are "

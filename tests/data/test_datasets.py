@@ -45,7 +45,9 @@ def assert_named_as_damaged(data_dir, directory):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'digit'; known: digits, fashion_mnist"):
+    with pytest.raises(
+        ValueError, match="'digit': choose one of digits, fashion_mnist"
+    ):
         datasets.load("digit")
 
 

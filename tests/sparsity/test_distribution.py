@@ -30,6 +30,7 @@ def resnet50_kernels():
 
 RESNET50 = resnet50_kernels()
 
+
 def test_the_resnet50_of_these_tests_is_the_published_one():
     assert len(RESNET50) == 54
     assert sum(math.prod(shape) for shape in RESNET50.values()) == 25_502_912

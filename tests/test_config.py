@@ -1,0 +1,128 @@
+"""The fields of a run: what is accepted, and the files in configs/."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from srigl_jax.config import METHODS, OPTIMIZERS, get_config, validate
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+FILES = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
+
+NAN = float("nan")
+
+
+def changed(field, value):
+    config = get_config()
+    config.update_from_flattened_dict({field: value})
+    return config
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name[:-3], CONFIGS / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands(name):
+    """What its docstring says to run: (file, argument behind the colon) each."""
+    return re.findall(r"--config (\S+?\.py)(?::(\w+))?(?=\s)", load(name).__doc__)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sparsity", 1.0),
+        ("sparsity", -0.1),
+        ("sparsity", NAN),
+        ("gamma_sal", 1.5),
+        ("gamma_sal", NAN),
+        ("alpha", -0.1),
+        ("alpha", 1.1),
+        ("label_smoothing", 1.5),
+        ("model.dropout", -0.5),
+        ("model.widths", (16, 0)),
+        ("model.widths", ("16",)),
+        ("model.widths", (16.5,)),
+        ("optimizer.momentum", 1.1),
+        ("optimizer.learning_rate", -0.1),
+        ("optimizer.learning_rate", NAN),
+        ("optimizer.weight_decay", -1e-4),
+        ("optimizer.warmup_epochs", -1.0),
+        ("optimizer.warmup_epochs", 120.0),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("delta_t", 0),
+        ("gradient_window", 0),
+        ("log_every", 0),
+        ("eval_every", 0),
+        ("checkpoint_every", 0),
+        ("keep_checkpoints", 0),
+        ("block", 0),
+        ("method", "dence"),
+        ("distribution", "erdos"),
+        ("growth_candidates", "some"),
+        ("model.name", "resnet"),
+        ("optimizer.name", "adam"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field, value):
+    shown = re.escape(repr(value))
+    with pytest.raises(ValueError, match=rf"^{field} is {shown}: "):
+        validate(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sparsity", 0.0),
+        ("sparsity", 0.999),
+        ("gamma_sal", 0.0),
+        ("gamma_sal", 1.0),
+        ("optimizer.warmup_epochs", 0.0),
+        ("optimizer.learning_rate", 0.0),
+        ("seed", 2**31 - 1),
+        ("epochs", 2),
+        ("block", 4),
+        ("model.widths", ()),
+        *(("method", method) for method in METHODS),
+        *(("optimizer.name", name) for name in OPTIMIZERS),
+    ],
+)
+def test_a_value_at_the_edge_of_the_range_is_accepted(field, value):
+    validate(changed(field, value))
+
+
+def test_a_choice_lists_what_there_is():
+    with pytest.raises(ValueError, match="choose one of sgd, adamw$"):
+        validate(changed("optimizer.name", "lion"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_file_says_the_command_that_runs_it(name):
+    assert commands(name)
+    assert {path for path, _ in commands(name)} == {f"configs/{name}"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_file_is_valid_in_every_form_it_names(name):
+    for _, argument in commands(name):
+        validate(load(name).get_config(*filter(None, [argument])))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_file_has_the_fields_of_the_default(name):
+    default = get_config()
+    for _, argument in commands(name):
+        config = load(name).get_config(*filter(None, [argument]))
+        assert set(config) == set(default)
+        assert set(config.optimizer) == set(default.optimizer)
+
+
+def test_the_default_file_is_the_embedded_default():
+    assert load("digits.py").get_config().to_dict() == get_config().to_dict()

@@ -1,0 +1,353 @@
+"""Whole runs on digits: what each method leaves, and how bad input is refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from runs import (
+    STEPS_PER_EPOCH,
+    checkpoint,
+    recorded_steps,
+    records,
+    tiny,
+    tiny_convnet,
+)
+
+from srigl_jax import init_masks, make_plan
+from srigl_jax.monitor import NotFiniteError
+from srigl_jax.train import train
+
+STEPS = 3 * STEPS_PER_EPOCH
+UPDATES = [8, 15, 22, 29, 36, 43]  # After every seventh, until 75 % of the 66 steps.
+KERNELS = ("layers/0/kernel", "layers/1/kernel")
+
+METHODS = {
+    "dense": {"method": "dense"},
+    "static": {"method": "static"},
+    "set": {"method": "set"},
+    "rigl": {"method": "rigl"},
+    "srigl": {"gamma_sal": 0.9},
+    "srigl-no-ablation": {"gamma_sal": 0.9, "ablation": False},
+    "srigl-block-4": {"block": 4},
+}
+CHANGING = [m for m in METHODS if m not in ("dense", "static")]
+
+
+@dataclasses.dataclass
+class Run:
+    method: str
+    workdir: Path
+    config: ConfigDict
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """Gives the finished run of a method, trained when it is first asked for."""
+    finished = {}
+
+    def run(method):
+        if method not in finished:
+            config = tiny(data_dir, **METHODS[method])
+            workdir = tmp_path_factory.mktemp(method)
+            finished[method] = Run(method, workdir, config, train(config, workdir))
+        return finished[method]
+
+    return run
+
+
+@pytest.fixture(params=METHODS)
+def run(request, trained):
+    return trained(request.param)
+
+
+@pytest.fixture(scope="module")
+def convnet(data_dir, tmp_path_factory):
+    config = tiny_convnet(data_dir)
+    workdir = tmp_path_factory.mktemp("convnet")
+    return Run("srigl", workdir, config, train(config, workdir))
+
+
+def masks_of(run):
+    state = checkpoint(run.workdir, STEPS)
+    return {name: state[f"opt_state/masks/{name}"] for name in KERNELS}
+
+
+def files_in(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_workdir_holds_the_run(run):
+    assert {path.name for path in run.workdir.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "report.html",
+        "result.json",
+    }
+
+
+def test_the_loss_falls(run):
+    losses = [record["loss"] for record in records(run.workdir, "train")]
+    assert losses[-1] < losses[0] / 2
+    assert run.result["accuracy"] > 0.85
+
+
+def test_metrics_are_recorded_when_due(run):
+    assert recorded_steps(run.workdir, "train") == [10, 20, 30, 40, 50, 60, STEPS]
+    assert recorded_steps(run.workdir, "eval") == [25, 50, STEPS]
+
+
+def test_the_topology_is_recorded_when_it_may_have_changed(run):
+    updates = UPDATES if run.method in CHANGING else []
+    assert recorded_steps(run.workdir, "topology") == [0, *updates]
+
+
+def test_the_newest_checkpoints_are_kept(run):
+    names = {path.name for path in (run.workdir / "checkpoints").iterdir()}
+    assert names == {"40", "60", str(STEPS)}
+
+
+def test_config_json_is_the_config(run):
+    saved = json.loads((run.workdir / "config.json").read_text())
+    assert saved == json.loads(json.dumps(run.config.to_dict()))
+
+
+def test_environment_json_tells_versions_and_seed(run):
+    environment = json.loads((run.workdir / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert {"python", "srigl_jax", "jax", "flax", "optax"} <= set(
+        environment["versions"]
+    )
+
+
+def test_result_json_is_what_train_returns(run):
+    saved = json.loads((run.workdir / "result.json").read_text())
+    assert saved == json.loads(json.dumps(run.result))
+
+
+def test_the_result_is_that_of_the_last_evaluation(run):
+    last = records(run.workdir, "eval")[-1]
+    assert (run.result["loss"], run.result["accuracy"], run.result["steps"]) == (
+        last["loss"],
+        last["accuracy"],
+        STEPS,
+    )
+
+
+def test_the_report_names_every_layer(run):
+    page = (run.workdir / "report.html").read_text()
+    assert all(name in page for name in KERNELS)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "dense"])
+def test_weights_and_momentum_off_the_mask_are_zero(trained, method):
+    state = checkpoint(trained(method).workdir, STEPS)
+    for kernel in KERNELS:
+        mask = state[f"opt_state/masks/{kernel}"]
+        alike = [name for name in state if name.endswith(kernel)]
+        assert len(alike) == 3  # Weights, masks, momentum.
+        for name in alike:
+            assert not state[name][~mask].any(), name
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl"])
+def test_unstructured_masks_use_their_whole_budget(trained, method):
+    # ERK at 50 %: 592 weights in the ratio of 64 + 16 to 16 + 10, rounded down.
+    counts = [int(mask.sum()) for mask in masks_of(trained(method)).values()]
+    assert counts == [446, 145]
+
+
+@pytest.mark.parametrize("method", ["srigl", "srigl-no-ablation", "srigl-block-4"])
+def test_every_active_neuron_has_the_same_fan_in(trained, method):
+    for mask in masks_of(trained(method)).values():
+        counts = mask.sum(axis=0)
+        assert len(set(counts[counts > 0])) == 1
+
+
+def test_blocks_of_four_have_equally_many_weights(trained):
+    hidden, _ = masks_of(trained("srigl-block-4")).values()
+    per_block = hidden.reshape(16, 4, 16).sum(axis=1)
+    assert len(set(per_block[:, hidden.any(axis=0)].flat)) == 1
+
+
+def test_ablation_removes_hidden_neurons_alone(trained):
+    hidden, output = masks_of(trained("srigl")).values()
+    assert not hidden.any(axis=0).all()
+    assert output.any(axis=0).all()
+
+
+def test_without_ablation_all_neurons_stay(trained):
+    hidden, _ = masks_of(trained("srigl-no-ablation")).values()
+    assert hidden.any(axis=0).all()
+
+
+def test_ablated_neurons_are_in_result_and_metrics(trained):
+    run = trained("srigl")
+    active = int(masks_of(run)[KERNELS[0]].any(axis=0).sum())
+    assert run.result["layers"][0]["active"] == active
+    last = records(run.workdir, "topology")[-1]
+    assert last["layers"][KERNELS[0]]["active"] == active
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_topology_changes_where_it_should(trained, method):
+    run = trained(method)
+    if method == "dense":
+        assert not any("masks" in name for name in checkpoint(run.workdir, STEPS))
+        return
+    kernel = jax.ShapeDtypeStruct((64, 16), jnp.float32)
+    params = {"layers": [{"kernel": kernel}, {"kernel": kernel.update(shape=(16, 10))}]}
+    plan = make_plan(
+        params,
+        0.5,
+        constant_fan_in=method.startswith("srigl"),
+        block=METHODS[method].get("block"),
+    )
+    start = init_masks(params, plan, seed=0)["layers"][0]["kernel"]
+    changed = (np.asarray(start) != masks_of(run)[KERNELS[0]]).any()
+    assert changed == (method in CHANGING)
+
+
+def test_batch_statistics_are_in_the_checkpoint(convnet):
+    state = checkpoint(convnet.workdir, STEPS)
+    means = [name for name in state if name.endswith("mean")]
+    assert len(means) == 2
+    assert all(state[name].any() for name in means)
+
+
+def test_the_convnet_learns_with_a_constant_fan_in(convnet):
+    assert convnet.result["accuracy"] > 0.5  # The running statistics are still young.
+    mask = checkpoint(convnet.workdir, STEPS)["opt_state/masks/hidden/kernel"]
+    counts = mask.sum(axis=0)
+    assert len(set(counts[counts > 0])) == 1
+
+
+BAD_INPUT = {
+    "sparsity of 1": ({"sparsity": 1.0}, "sparsity is 1.0"),
+    "negative sparsity": ({"sparsity": -0.1}, "sparsity is -0.1"),
+    "sparsity of NaN": ({"sparsity": float("nan")}, "sparsity is nan"),
+    "gamma": ({"gamma_sal": 1.5}, "gamma_sal is 1.5: give a number from 0 to 1"),
+    "method": ({"method": "snip"}, "method is 'snip': choose one of dense, static"),
+    "model": ({"model__name": "vit"}, "model.name is 'vit': choose one of mlp"),
+    "optimizer": ({"optimizer__name": "lion"}, "optimizer.name is 'lion': choose"),
+    "data set": (
+        {"dataset__name": "mnits"},
+        "dataset.name is 'mnits': choose one of digits, fashion_mnist",
+    ),
+    "no weight for a neuron": (
+        {"sparsity": 0.99},
+        r"layers/0/kernel .64, 16. has a budget of 9 weights.* k0 is 0: lower sparsity",
+    ),
+    "block": ({"block": 3}, r"layers/0/kernel.*block.*3.*64|block.*3.*layers/0/kernel"),
+    "pattern": ({"dense": ("conv",)}, "'conv' matches no layer; the layers are"),
+    "batch": ({"batch_size": 1438}, "batch_size is 1438.*between 1 and .* 1437"),
+    "window": ({"gradient_window": 8}, "gradient_window=8 and delta_t=7"),
+    "warm-up": (
+        {"optimizer__warmup_epochs": 3.0},
+        "warmup_epochs is 3.0: .* epochs, 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_INPUT)
+def test_bad_input_is_named_and_the_workdir_left_alone(data_dir, tmp_path, bad):
+    fields, message = BAD_INPUT[bad]
+    with pytest.raises(ValueError, match=message):
+        train(tiny(data_dir, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_set_is_named_with_the_way_out(data_dir, tmp_path):
+    config = tiny(data_dir, dataset__name="fashion_mnist")
+    config.dataset.source_dir = str(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path} lacks.*dataset\.source_dir=DIR"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_idx_file_is_named(tmp_path):
+    for split in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            header = bytes([0, 0, 8, 1, 0, 0, 0, 9])
+            (tmp_path / f"{split}-{kind}-ubyte").write_bytes(header + b"12345")
+    config = tiny(tmp_path / "data", dataset__name="fashion_mnist")
+    config.dataset.source_dir = str(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}/train-images.* is truncated"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file_is_refused_and_kept(data_dir, tmp_path):
+    workdir = tmp_path / "file"
+    workdir.write_text("mine")
+    with pytest.raises(ValueError, match=f"workdir {workdir} cannot be used"):
+        train(tiny(data_dir), workdir)
+    assert workdir.read_text() == "mine"
+
+
+def test_a_workdir_of_other_settings_is_refused_and_kept(data_dir, trained):
+    run = trained("dense")
+    before = files_in(run.workdir)
+    fields = METHODS["dense"] | {"seed": 1, "optimizer__momentum": 0.8}
+    with pytest.raises(ValueError) as error:
+        train(tiny(data_dir, **fields), run.workdir)
+    assert "optimizer.momentum: workdir has 0.9, this run asks" in str(error.value)
+    assert "seed: workdir has 0, this run asks for 1" in str(error.value)
+    assert files_in(run.workdir) == before
+
+
+def test_divergence_names_the_step_and_keeps_the_good_checkpoints(data_dir, tmp_path):
+    config = tiny(data_dir, method="dense", log_every=1, checkpoint_every=1)
+    config.optimizer.learning_rate = 1e30  # Of which the warm-up's first step uses 0.
+    for _ in range(2):  # Again, it goes on from the good one, and ends the same way.
+        with pytest.raises(NotFiniteError, match="diverged at step 2.*learning_rate"):
+            train(config, tmp_path)
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert all(np.isfinite(x).all() for x in checkpoint(tmp_path, 1).values())
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "srigl_jax.train", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.sparsty=0.9"], 'Did you mean "sparsity" instead of "sparsty"?'),
+        (["--config.epochs=many"], "--config.epochs=many: invalid literal for int()"),
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["sparsity=0.9"], "unexpected arguments ['sparsity=0.9']"),
+        (["--config.sparsity=1.0"], "error: sparsity is 1.0: give a share"),
+    ],
+    ids=["field", "type", "file", "positional", "value"],
+)
+def test_a_wrong_command_gets_a_clear_error(tmp_path, arguments, message):
+    done = command("--workdir", str(tmp_path / "run"), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,221 @@
+"""Runs that are stopped, killed, or done already, and started again."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import jax
+import pytest
+from runs import bits, recorded_steps, records, result, tiny, tiny_convnet
+
+from srigl_jax import train as train_lib
+from srigl_jax.train import Stopped, train
+
+CONFIGS = {
+    "srigl": lambda data_dir: tiny(data_dir, gradient_window=3),
+    "set": lambda data_dir: tiny(data_dir, method="set", optimizer__name="adamw"),
+    "convnet": tiny_convnet,
+}
+STEPS = 66
+
+LONG = {"epochs": 15, "checkpoint_every": 10, "eval_every": 100}
+LONG_STEPS = 330
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_report():
+    """Spares every run the pictures, which take longer than its training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_lib, "write_report", lambda *args, **kwargs: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def uninterrupted(request, data_dir, tmp_path_factory):
+    config = CONFIGS[request.param](data_dir)
+    workdir = tmp_path_factory.mktemp(request.param)
+    train(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def long_run(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("long")
+    train(tiny(data_dir, **LONG), workdir)
+    return workdir
+
+
+def before_step(monkeypatch, number, action):
+    """Calls `action` when the batch of step `number`, from 1, is asked for."""
+    train_batch = train_lib.data.train_batch
+
+    def batch_of(dataset, seed, step, batch_size):
+        if step + 1 == number:
+            action()
+        return train_batch(dataset, seed, step, batch_size)
+
+    monkeypatch.setattr(train_lib.data, "train_batch", batch_of)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash(*args):
+    raise RuntimeError("crash")
+
+
+def assert_same_run(workdir, expected, step):
+    assert bits(workdir, step) == bits(expected, step)
+    assert result(workdir) == result(expected)
+    for kind in ("train", "eval", "topology"):
+        assert recorded_steps(workdir, kind) == recorded_steps(expected, kind)
+    for kind in ("eval", "topology"):
+        assert records(workdir, kind) == records(expected, kind)
+
+
+def test_a_stopped_run_resumes_bit_for_bit(uninterrupted, tmp_path, monkeypatch):
+    config, expected = uninterrupted
+    with monkeypatch.context() as patch:
+        before_step(patch, 33, terminate)
+        with pytest.raises(Stopped, match="after step 33 of 66, which is saved"):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert_same_run(tmp_path, expected, STEPS)
+
+
+def test_a_run_that_crashed_resumes_from_its_last_checkpoint(
+    long_run, data_dir, tmp_path, monkeypatch, capsys
+):
+    config = tiny(data_dir, **LONG)
+    with monkeypatch.context() as patch:
+        before_step(patch, 298, crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert f"resuming after step 290 of {LONG_STEPS}" in capsys.readouterr().out
+    assert_same_run(tmp_path, long_run, LONG_STEPS)
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(
+    data_dir, tmp_path, monkeypatch
+):
+    config = tiny(data_dir, method="static")
+    with monkeypatch.context() as patch:
+        before_step(patch, 12, crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert recorded_steps(tmp_path, "topology") == [0]
+    assert recorded_steps(tmp_path, "train") == [10, 20, 30, 40, 50, 60, STEPS]
+
+
+def test_a_finished_run_is_not_trained_again(long_run, data_dir, monkeypatch, capsys):
+    before = (long_run / "result.json").read_text()
+    monkeypatch.setattr(train_lib.data, "train_batch", crash)
+    train(tiny(data_dir, **LONG), long_run)
+    assert f"finished before, after {LONG_STEPS} steps" in capsys.readouterr().out
+    assert (long_run / "result.json").read_text() == before
+
+
+def start(workdir, data_dir):
+    """Starts the command that `long_run` amounts to, in a process of its own."""
+    config = {
+        "model.widths": "(16,)",
+        "sparsity": 0.5,
+        "delta_t": 7,
+        "log_every": 10,
+        "dataset.data_dir": data_dir,
+        **LONG,
+    }
+    overrides = [f"--config.{name}={value}" for name, value in config.items()]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "srigl_jax.train", "--workdir", workdir, *overrides],
+        env=os.environ | cache,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_step(process, workdir, step):
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or f'"step": {step},' not in metrics.read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+def test_sigterm_saves_and_the_same_command_resumes(long_run, data_dir, tmp_path):
+    with start(tmp_path, data_dir) as process:
+        wait_for_step(process, tmp_path, 30)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+    assert f"of {LONG_STEPS}, which is saved; the same command resumes" in out
+    with start(tmp_path, data_dir) as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "resuming after step" in out
+    assert_same_run(tmp_path, long_run, LONG_STEPS)
+
+
+def test_kill_9_at_a_random_moment_loses_nothing_saved(long_run, data_dir, tmp_path):
+    with start(tmp_path, data_dir) as process:
+        wait_for_step(process, tmp_path, 20)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    train(tiny(data_dir, **LONG), tmp_path)
+    assert_same_run(tmp_path, long_run, LONG_STEPS)
+
+
+@pytest.fixture
+def call_main(data_dir, tmp_path, monkeypatch):
+    """Calls `main` as the command line does, and gives its exit code or message."""
+    config = tiny(data_dir, method="dense")
+    values = SimpleNamespace(config=config, workdir=str(tmp_path))
+    monkeypatch.setattr(train_lib.flags, "FLAGS", values)
+
+    def call():
+        with pytest.raises(SystemExit) as exit_:
+            train_lib.main(["train"])
+        return exit_.value.code
+
+    return call
+
+
+def test_main_exits_as_if_the_signal_had_killed_it(call_main, monkeypatch, capsys):
+    before_step(monkeypatch, 5, terminate)
+    assert call_main() == 143
+    assert "stopped after step 5 of 66" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_training_is_no_traceback(call_main, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_lib.data, "load", interrupted)
+    assert call_main() == 130
+    assert capsys.readouterr().out.startswith("interrupted; the same command")
+
+
+def test_a_full_disk_is_one_clear_line(call_main, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train_lib, "write_atomically", full)
+    assert call_main() == "error: [Errno 28] No space left on device"
