@@ -20,13 +20,21 @@ def test_the_first_example_is_short():
 
 
 def test_the_first_example_trains_a_sparse_network():
-    scope = {}
-    exec(first_example(), scope)
-    params, state = scope["params"], scope["optimizer"].init(scope["params"])
-    before = float(scope["loss"](params))
+    example = {}
+    exec(first_example(), example)
+    keys = jax.random.split(jax.random.key(0), 3)
+    weights = jax.nn.initializers.he_normal()
+    params = {
+        "hidden": weights(keys[0], (64, 128)),
+        "head": weights(keys[1], (128, 10)),
+    }
+    x = jax.random.normal(keys[2], (256, 64))
+    labels = x[:, :10].argmax(axis=-1)
+    before = float(example["loss"](params, x, labels))
+    state = example["optimizer"].init(params)
     for _ in range(200):
-        params, state = scope["step"](params, state)
-    assert float(scope["loss"](params)) < before / 4
+        params, state = example["step"](params, state, x, labels)
+    assert float(example["loss"](params, x, labels)) < before / 4
     kept = sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params))
     assert kept <= 0.1 * (64 * 128 + 128 * 10)
     plan = srigl_jax.make_plan(params, 0.9)
