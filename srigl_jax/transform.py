@@ -12,6 +12,7 @@ the updates after it. `optax.MultiSteps` goes outside.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ import optax
 
 from srigl_jax.sparsity import masks as mask_lib
 from srigl_jax.sparsity import schedule, topology
+from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import is_masked_node
 from srigl_jax.sparsity.plan import (
     Distribution,
@@ -152,11 +154,17 @@ def sparsify(
     )
     inner = optax.with_extra_args_support(inner)
 
+    def first_masks(params, layers):
+        if masks is None:
+            return mask_lib.init_masks(params, layers, seed)
+        _check_given_masks(masks, params, layers)
+        return masks
+
     def init(params):
         layers = plan(params)
         return SparsityState(
             count=jnp.zeros([], jnp.int32),
-            masks=mask_lib.init_masks(params, layers, seed) if masks is None else masks,
+            masks=first_masks(params, layers),
             inner=inner.init(params),
             gradient_sum=dynamics.init_sum(layers, params),
         )
@@ -405,6 +413,31 @@ def _default_t_end(rule: Rule | None, total_steps: int | None) -> int:
     )
 
 
+def _check_given_masks(masks, params, plan: Plan) -> None:
+    """Raises ValueError unless masks are laid out as the plan has them."""
+    if not plan:  # Optax's own utilities initialise with trees without leaves.
+        return
+    wanted = jax.eval_shape(lambda p: mask_lib.init_masks(p, plan), params)
+    for (path, want), (given_path, given) in itertools.zip_longest(
+        *map(_leaves_by_path, (wanted, masks)), fillvalue=((), None)
+    ):
+        if path != given_path or want.shape != given.shape or given.dtype != bool:
+            raise ValueError(
+                "masks must be like the parameters, with a bool array for each sparse "
+                "layer and optax.MaskedNode() for all else, as init_masks makes them; "
+                f"expected {leaf_name(path) or 'no more'}: {want}, got "
+                f"{leaf_name(given_path) or 'no more'}: {_describe(given)}"
+            )
+
+
+def _leaves_by_path(tree):
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _describe(leaf):
+    return leaf if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
 def _where(condition, if_true, if_false):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
@@ -423,12 +456,16 @@ def _project(updates, params, old, new):
 def _reset_moments(inner, state, masks):
     """Zeroes whatever `inner` remembers of weights that do not exist.
 
-    Optax tells which leaves of a state are laid out like the parameters; factored
-    statistics (Adafactor) sit in their place with other shapes and are left alone.
+    Optax tells which leaves of a state are laid out like the parameters. A history of
+    several (L-BFGS) has one more axis in front. Factored statistics (Adafactor) sit in
+    their place with other shapes and are left alone, and so are the nodes that stand
+    for whole subtrees in `multi_transform` and `masked`.
     """
 
     def reset(leaf, mask):
-        if is_masked_node(mask) or jnp.shape(leaf) != mask.shape:
+        if is_masked_node(leaf) or is_masked_node(mask):
+            return leaf
+        if jnp.shape(leaf)[-mask.ndim :] != mask.shape:
             return leaf
         return jnp.where(mask, leaf, jnp.zeros_like(leaf))
 

@@ -6,8 +6,12 @@ import tempfile
 
 # Eight devices in every process, so that a test can shard without starting another.
 # Tests run few steps of many programs: compiling them costs more than running them.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
 import jax  # noqa: E402  It reads XLA_FLAGS once.
 

@@ -1,0 +1,242 @@
+"""What a plan decides for each layer, and the errors that stop a bad one."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import tiny_network as tiny
+
+from srigl_jax import get_masks, make_plan, rigl, sparsify, srigl, static
+from srigl_jax.sparsity.plan import alike, map_layers
+
+
+def shapes(**kernels):
+    return {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in kernels.items()}
+
+
+def output_layers(params, **options):
+    plan = make_plan(params, 0.5, distribution="uniform", **options)
+    return [name for name, layer in plan.items() if not layer.may_ablate]
+
+
+# A quarter of 16 * 24 = 384 weights is 96, 4 for each neuron; of 240 it is 60, 6 each.
+def test_budgets_of_a_uniform_plan_worked_by_hand():
+    plan = tiny.plan(distribution="uniform")
+    assert list(plan) == ["head/kernel", "hidden/kernel"]
+    hidden, head = plan["hidden/kernel"], plan["head/kernel"]
+    assert (hidden.budget, hidden.fan_in, hidden.fan_in_per_block) == (96, 4, 4)
+    assert (head.budget, head.fan_in, head.density) == (60, 6, 0.25)
+
+
+def test_blocks_of_a_plan_worked_by_hand():
+    layer = tiny.plan(distribution="uniform", block=8)["hidden/kernel"]
+    assert (layer.blocks, layer.fan_in_per_block) == (2, 2)
+
+
+def test_a_budget_that_float_error_would_lower_is_guarded():
+    plan = make_plan(shapes(a=(100, 10)), 0.9, distribution="uniform")
+    assert plan["a"].budget == 100
+
+
+def test_dense_layers_have_no_mask():
+    plan = tiny.plan(distribution="uniform", dense=["head"])
+    assert not plan["head/kernel"].is_sparse
+    assert plan["hidden/kernel"].budget == 96
+
+
+def test_a_sparsity_of_zero_leaves_every_layer_dense():
+    assert not any(layer.is_sparse for layer in tiny.plan(sparsity=0.0).values())
+
+
+def test_a_mapping_gives_densities_by_name():
+    plan = tiny.plan(distribution={"hidden/kernel": 0.5, "head/kernel": 1.0})
+    assert plan["hidden/kernel"].budget == 192
+    assert not plan["head/kernel"].is_sparse
+
+
+def test_a_distribution_of_ones_own_is_asked():
+    def half(names, sparsity, dense):
+        assert (sparsity, dense) == (0.75, {"head/kernel"})
+        assert names["hidden/kernel"] == (16, 24)
+        return {name: 1.0 if name in dense else 0.5 for name in names}
+
+    plan = tiny.plan(distribution=half, dense=["head"])
+    assert plan["hidden/kernel"].budget == 192
+    assert plan["head/kernel"].budget == 240
+
+
+def test_the_last_layer_is_the_last_in_natural_order():
+    names = {f"Dense_{i}": (8, 8) for i in (10, 2, 9)}
+    assert output_layers(shapes(**names)) == ["Dense_10"]
+
+
+@pytest.mark.parametrize("name", ["head", "classifier", "logits", "fc", "output"])
+def test_an_output_layer_is_known_by_its_name(name):
+    assert output_layers(shapes(**{name: (8, 8)}, zebra=(8, 8))) == [name]
+
+
+def test_a_name_that_only_contains_head_is_no_output_layer():
+    assert output_layers(shapes(heads_mixed=(8, 8), zebra=(8, 8))) == ["zebra"]
+
+
+def test_two_output_names_decide_nothing():
+    params = {"a": shapes(fc=(8, 8)), "b": shapes(fc=(8, 8)), "c": shapes(x=(8, 8))}
+    assert output_layers(params) == ["c/x"]
+
+
+def test_last_names_every_output_layer():
+    params = shapes(head_a=(8, 8), head_b=(8, 8), zebra=(8, 8))
+    assert output_layers(params, last="^head_") == ["head_a", "head_b"]
+
+
+def test_no_layer_may_ablate_without_a_constant_fan_in():
+    assert not any(p.may_ablate for p in tiny.plan(constant_fan_in=False).values())
+
+
+def test_a_budget_smaller_than_its_neurons_is_enough_without_constant_fan_in():
+    plan = make_plan(
+        shapes(a=(4, 100)), 0.9, distribution="uniform", constant_fan_in=False
+    )
+    assert plan["a"].budget == 40
+
+
+def test_alike_layers_differ_in_nothing_but_their_names():
+    params = shapes(a=(8, 8), b=(8, 8), c=(16, 8), d=(8, 8), head=(8, 8))
+    groups = alike(make_plan(params, 0.5, distribution="uniform"))
+    names = [[layer.name for layer in group] for group in groups]
+    assert names == [["a", "b", "d"], ["c"], ["head"]]
+
+
+def test_map_layers_puts_masked_nodes_where_leaves_are_dense():
+    params = tiny.params()
+    plan = tiny.plan(distribution="uniform", dense=["head"])
+    names = map_layers(lambda layer, leaf: layer.name, plan, params)
+    dense = {"bias": optax.MaskedNode(), "kernel": optax.MaskedNode()}
+    assert names["head"] == dense
+    assert names["hidden"] == dense | {"kernel": "hidden/kernel"}
+
+
+@pytest.mark.parametrize("empty", [{}, [], None, {"bias": jnp.zeros(3)}])
+def test_a_network_without_kernels_has_an_empty_plan(empty):
+    assert make_plan(empty, 0.9) == {}
+
+
+BAD_PLANS = {
+    "sparsity 1": (dict(sparsity=1.0), r"sparsity is 1.0: give .* \[0, 1\)"),
+    "sparsity below 0": (dict(sparsity=-0.1), r"sparsity is -0.1: give"),
+    "sparsity NaN": (dict(sparsity=float("nan")), r"sparsity is nan: give"),
+    "no fan-in": (
+        dict(sparsity=0.95, distribution="uniform"),
+        r"hidden/kernel \(16, 24\) has a budget of 19 .* k0 is 0: .*dense=\['hidden",
+    ),
+    "no weight": (
+        dict(sparsity=0.999, distribution="uniform", constant_fan_in=False),
+        r"head/kernel .* would keep no weight at all .*: lower sparsity",
+    ),
+    "block": (
+        dict(block=5),
+        r"block=5 does not divide the fan-in \d+ of (head|hidden)/kernel: choose",
+    ),
+    "block of 0": (dict(block=0), r"block=0 does not divide"),
+    "too sparse for a block": (
+        dict(sparsity=0.9, block=2, distribution="uniform"),
+        r"less than one for each block of 2 inputs of the \d+ neurons",
+    ),
+    "dense pattern": (
+        dict(dense=["hidden", "hiden"]),
+        r"dense pattern 'hiden' matches no layer; the layers are \['head/kernel'",
+    ),
+    "last pattern": (dict(last="fc"), r"last pattern 'fc' matches no layer"),
+    "neuron_axes pattern": (
+        dict(neuron_axes={"conv": (0,)}),
+        r"neuron_axes pattern 'conv' matches no layer",
+    ),
+    "distribution": (
+        dict(distribution="erdos"),
+        r"distribution is 'erdos': choose one of \['erk', 'uniform'\]",
+    ),
+    "distribution without a layer": (
+        dict(distribution={"head/kernel": 0.5}),
+        r"give a density to each layer .* it differs in \['hidden/kernel'\]",
+    ),
+    "distribution function without a layer": (
+        dict(distribution=lambda names, sparsity, dense: {"head/kernel": 0.5}),
+        r"it differs in \['hidden/kernel'\]",
+    ),
+    "distribution of a layer that is not there": (
+        dict(distribution=lambda names, *_: dict.fromkeys([*names, "tail"], 0.5)),
+        r"it differs in \['tail'\]",
+    ),
+    "density above 1": (
+        dict(distribution={"head/kernel": 0.5, "hidden/kernel": 1.5}),
+        r"gives hidden/kernel a density of 1.5",
+    ),
+    "density NaN": (
+        dict(distribution=lambda names, *_: dict.fromkeys(names, float("nan"))),
+        r"gives \w+/kernel a density of nan",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_PLANS.values(), ids=BAD_PLANS)
+def test_a_bad_plan_is_refused_with_the_way_out(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.plan(**options)
+    options = dict(sparsity=tiny.SPARSITY) | options
+    optimizer = sparsify(optax.sgd(0.1), rule=None, **options)
+    with pytest.raises(ValueError, match=message):
+        optimizer.init(tiny.params())
+
+
+def test_the_way_out_of_a_layer_without_fan_in_is_one():
+    options = dict(sparsity=0.95, distribution="uniform")
+    assert tiny.plan(dense=["hidden/kernel"], **options)["head/kernel"].fan_in == 1
+
+
+BAD_OPTIMIZERS = {
+    "gamma above 1": (srigl, dict(gamma_sal=1.5), r"gamma_sal=1.5: give .* \[0, 1\]"),
+    "gamma below 0": (srigl, dict(gamma_sal=-0.1), r"gamma_sal=-0.1: give"),
+    "gamma NaN": (srigl, dict(gamma_sal=float("nan")), r"gamma_sal=nan: give"),
+    "alpha above 1": (rigl, dict(alpha=1.1), r"alpha=1.1: give a share"),
+    "alpha NaN": (rigl, dict(alpha=float("nan")), r"alpha=nan: give a share"),
+    "window of 0": (rigl, dict(gradient_window=0), r"gradient_window=0 and delta_t"),
+    "window above delta_t": (
+        rigl,
+        dict(gradient_window=4, delta_t=3),
+        r"gradient_window=4 and delta_t=3: a window has at least 1",
+    ),
+    "no schedule": (srigl, dict(t_end=None), r"give total_steps, the number of"),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"), BAD_OPTIMIZERS.values(), ids=BAD_OPTIMIZERS
+)
+def test_a_bad_option_is_refused_when_the_optimizer_is_made(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(optax.sgd(0.1), 0.75, **tiny.SCHEDULE | options)
+
+
+def test_an_update_without_parameters_is_refused():
+    optimizer, params = static(optax.sgd(0.1), 0.75), tiny.params()
+    with pytest.raises(ValueError, match=r"update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
+
+
+def test_a_state_without_masks_is_refused():
+    state = optax.adam(0.1).init(tiny.params())
+    with pytest.raises(ValueError, match="found 0; pass the state of one that srigl"):
+        get_masks(state)
+
+
+def test_a_state_with_two_sparse_optimizers_is_refused():
+    state = static(optax.sgd(0.1), 0.75).init(tiny.params())
+    with pytest.raises(ValueError, match="found 2"):
+        get_masks((state, state))
+
+
+def test_unknown_growth_candidates_are_refused():
+    optimizer = srigl(optax.sgd(0.1), 0.75, growth_candidates="none", **tiny.SCHEDULE)
+    params = tiny.params()
+    with pytest.raises(ValueError, match="choose 'inactive' or 'all'"):
+        optimizer.update(params, optimizer.init(params), params)
