@@ -440,7 +440,15 @@ def test_the_first_signal_is_noted(number):
         assert stop.received is number
 
 
-def test_a_second_signal_of_the_same_kind_acts_at_once():
+@pytest.fixture
+def sigint_interrupts():
+    """A shell starts its background jobs with SIGINT ignored; pytest may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_of_the_same_kind_acts_at_once(sigint_interrupts):
     with GracefulStop():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
