@@ -4,9 +4,9 @@
 
 Every run is a run of the trainer, in a process on one core; as many go on at a time as
 there are cores. Interrupted, the same command goes on: finished runs are kept and
-others resume. Prints a table in Markdown, mean and standard deviation over seeds, and
-writes results/compare_methods_NAME.json. For each network of Fashion-MNIST three seeds,
-48 runs, take about half an hour on two cores.
+others resume. Prints a table in Markdown of all runs finished so far, with the standard
+deviation where there are several seeds, and writes results/compare_methods_NAME.json,
+which holds the seconds of every run as well.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def matrix(
     return runs
 
 
-def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> dict:
-    """Runs the matrix, one run a core at a time; returns the results by key."""
+def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> None:
+    """Runs the matrix, one run a core at a time, in a directory each below `root`."""
     cores = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
@@ -78,24 +78,31 @@ def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> dict
         core = cores.get()
         try:
             method, sparsity, seed = key
-            name = f"{method.replace(' ', '-')}-{sparsity:g}-{seed}"
+            name = f"{_slug(method)}-{sparsity:g}-{seed}"
             return run(runs[key], config, root / name, core)
         finally:
             cores.put(core)
 
-    results = {}
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns) as progress, ThreadPoolExecutor(cores.qsize()) as pool:
         task = progress.add_task("runs", total=len(runs))
         futures = {pool.submit(one, key): key for key in runs}
         for future in as_completed(futures):
-            key = futures[future]
-            results[key] = future.result()
-            method, sparsity, seed = key
-            accuracy = results[key]["accuracy"]
+            method, sparsity, seed = futures[future]
+            accuracy = future.result()["accuracy"]
             progress.print(f"{method} {sparsity:.0%} seed {seed}: {accuracy:.2%}")
             progress.advance(task)
-    return results
+
+
+def finished(root: Path) -> dict[tuple, dict]:
+    """The results of all finished runs below `root`, by (method, sparsity, seed)."""
+    found = {}
+    for method in METHODS:
+        for result in sorted(root.glob(f"{_slug(method)}-[0-9]*-*/result.json")):
+            sparsity, seed = result.parent.name.rsplit("-", 2)[1:]
+            key = method, float(sparsity), int(seed)
+            found[key] = json.loads(result.read_text())
+    return found
 
 
 def gather(results: dict) -> list[dict]:
@@ -115,7 +122,7 @@ def gather(results: dict) -> list[dict]:
                 "sparsity": sparsity,
                 "accuracies": accuracies,
                 "mean": float(np.mean(accuracies)),
-                "std": float(np.std(accuracies, ddof=1)) if len(found) > 1 else 0.0,
+                "std": float(np.std(accuracies, ddof=1)) if len(found) > 1 else None,
                 "active_share": active / neurons if neurons else None,
                 "seconds": [r["seconds"] for r in found],
             }
@@ -123,21 +130,26 @@ def gather(results: dict) -> list[dict]:
     return rows
 
 
-def markdown(rows: list[dict], sparsities: list[float]) -> str:
+def markdown(rows: list[dict]) -> str:
     """The table of accuracies: a line a method, a column a sparsity."""
-    by_key = {(row["method"], row["sparsity"]): row for row in rows}
-
-    def cell(method, sparsity):
-        row = by_key[method, sparsity]
-        return f"{row['mean']:.2f} ± {row['std']:.2f}"
-
+    cells = {(row["method"], row["sparsity"]): _cell(row) for row in rows}
+    sparsities = sorted({sparsity for _, sparsity in cells if sparsity})
     head = "| test accuracy, % |" + "".join(f" {s:.0%} |" for s in sparsities)
     lines = [head, "|---|" + "---|" * len(sparsities)]
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in dict.fromkeys(method for method, _ in cells):
         columns = [0.0] * len(sparsities) if method == "dense" else sparsities
-        cells = "".join(f" {cell(method, s)} |" for s in columns)
-        lines.append(f"| {method} |{cells}")
+        line = "".join(f" {cells.get((method, s), '')} |" for s in columns)
+        lines.append(f"| {method} |{line}")
     return "\n".join(lines)
+
+
+def _cell(row: dict) -> str:
+    spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
+    return f"{row['mean']:.2f}{spread}"
+
+
+def _slug(method: str) -> str:
+    return method.replace(" ", "-")
 
 
 def main() -> None:
@@ -152,13 +164,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/compare_methods"))
     arguments = parser.parse_args()
     name = Path(arguments.config).name.replace(".py", "").replace(":", "_")
-    results = run_all(
-        matrix(arguments.methods, arguments.sparsities, arguments.seeds),
-        arguments.config,
-        arguments.root / name,
-    )
-    rows = gather(results)
-    Console().print(markdown(rows, arguments.sparsities), markup=False, highlight=False)
+    root = arguments.root / name
+    runs = matrix(arguments.methods, arguments.sparsities, arguments.seeds)
+    run_all(runs, arguments.config, root)
+    rows = gather(finished(root))
+    Console().print(markdown(rows), markup=False, highlight=False)
     print(f"saved {measure.save(f'compare_methods_{name}', {'rows': rows})}")
 
 
