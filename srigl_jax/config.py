@@ -40,6 +40,9 @@ def get_config() -> ConfigDict:
     config.dataset.name = "digits"
     config.dataset.data_dir = config_dict.placeholder(str)
     config.dataset.source_dir = config_dict.placeholder(str)
+    # To choose settings by: this many training examples are evaluated on instead of
+    # the test split, and not trained on.
+    config.dataset.validation = 0
 
     config.model = ConfigDict()
     config.model.name = "mlp"
@@ -83,6 +86,7 @@ def validate(config: ConfigDict) -> None:
     _within("optimizer.weight_decay", optimizer.weight_decay, 0)
     _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
     _within("seed", config.seed, 0, 2**31 - 1)
+    _within("dataset.validation", config.dataset.validation, 0)
     at_least_one = ("epochs", "batch_size", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:

@@ -87,6 +87,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         data_dir=config.dataset.data_dir,
         source_dir=config.dataset.source_dir,
     )
+    dataset = data.hold_out(dataset, config.dataset.validation)
     steps_per_epoch = data.steps_per_epoch(len(dataset.train), config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     topology_end = t_end(total_steps)
@@ -280,7 +281,8 @@ def _finish(
     masks = _masks(state, plan)
     srigl_jax.check_masks(masks, plan, state["params"])
     rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]
-    result |= {"layers": rows}
+    split = "validation" if config.dataset.validation else "test"
+    result |= {"split": split, "layers": rows}
     write_atomically(workdir / "result.json", _json(result))
     updates = [r["step"] for r in history if r["kind"] == "topology" and r["step"]]
     write_report(
@@ -299,7 +301,7 @@ def _finish(
     )
     print(render_table(rows))
     print(
-        f"test accuracy {result['accuracy']:.2%} after {result['steps']} steps, "
+        f"{split} accuracy {result['accuracy']:.2%} after {result['steps']} steps, "
         f"{duration(result['seconds'])}\nreport: {workdir / 'report.html'}"
     )
     return result

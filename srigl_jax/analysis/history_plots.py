@@ -106,9 +106,9 @@ def _learning_title(curves: dict) -> str:
     if accuracy.size:
         best = int(accuracy.argmax())
         if accuracy[best] == accuracy[-1]:
-            return f"Test accuracy ends at its best, {accuracy[-1]:.1%}"
+            return f"Held-out accuracy ends at its best, {accuracy[-1]:.1%}"
         return (
-            f"Test accuracy ends at {accuracy[-1]:.1%}; its best was "
+            f"Held-out accuracy ends at {accuracy[-1]:.1%}; its best was "
             f"{accuracy[best]:.1%}, at step {steps[best]:,}"
         )
     _, loss = curves["loss", "train"]

@@ -71,7 +71,8 @@ def _headline(
     every = totals(rows)
     sparse = totals([row for row in rows if row["sparse"]])
     if "accuracy" in outcome:
-        yield "Test accuracy", f"{outcome['accuracy']:.2%}", "at the last step"
+        split = outcome.get("split", "test").capitalize()
+        yield f"{split} accuracy", f"{outcome['accuracy']:.2%}", "at the last step"
     if sparse["size"]:
         got, asked = (1 - sparse[key] / sparse["size"] for key in ("weights", "asked"))
         yield "Sparsity", f"{got:.2%}", f"{asked:.2%} asked"

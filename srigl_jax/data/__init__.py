@@ -6,7 +6,7 @@ from srigl_jax.data.batches import (
     steps_per_epoch,
     train_batch,
 )
-from srigl_jax.data.datasets import Dataset, Split, load
+from srigl_jax.data.datasets import Dataset, Split, hold_out, load
 from srigl_jax.data.fashion_mnist import MissingFilesError
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Split",
     "batch_indices",
     "eval_batches",
+    "hold_out",
     "load",
     "steps_per_epoch",
     "train_batch",

@@ -17,13 +17,13 @@ def topology(step, **active):
 def test_learning_title_names_the_end_and_the_best():
     picture = learning_curve([evaluation(1000, 0.975), evaluation(2000, 0.5)])
     assert picture.title == (
-        "Test accuracy ends at 50.0%; its best was 97.5%, at step 1,000"
+        "Held-out accuracy ends at 50.0%; its best was 97.5%, at step 1,000"
     )
 
 
 def test_learning_title_says_so_if_the_end_is_the_best():
     picture = learning_curve([evaluation(10, 0.5), evaluation(20, 0.75)])
-    assert picture.title == "Test accuracy ends at its best, 75.0%"
+    assert picture.title == "Held-out accuracy ends at its best, 75.0%"
 
 
 def test_learning_title_without_evaluation_is_about_the_loss():

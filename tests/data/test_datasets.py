@@ -135,3 +135,24 @@ def test_losing_the_race_to_prepare_takes_what_the_winner_prepared(
     monkeypatch.setattr(digits.Digits, "_split_generators", overtaken)
     assert len(datasets.load("digits", data_dir=tmp_path).train) == 1437
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_held_out_examples_take_the_place_of_the_test_split(prepared):
+    whole = datasets.load("digits", data_dir=prepared)
+    part = datasets.hold_out(whole, 100)
+    np.testing.assert_array_equal(part.test.images, whole.train.images[-100:])
+    np.testing.assert_array_equal(part.test.labels, whole.train.labels[-100:])
+    np.testing.assert_array_equal(part.train.images, whole.train.images[:-100])
+    assert part.mean == pytest.approx((part.train.images.mean(),))
+    assert part.std == pytest.approx((part.train.images.std(),))
+
+
+def test_nothing_held_out_leaves_the_data_set(prepared):
+    whole = datasets.load("digits", data_dir=prepared)
+    assert datasets.hold_out(whole, 0) is whole
+
+
+def test_holding_out_everything_is_refused(prepared):
+    whole = datasets.load("digits", data_dir=prepared)
+    with pytest.raises(ValueError, match="dataset.validation is .* fewer than"):
+        datasets.hold_out(whole, len(whole.train))
