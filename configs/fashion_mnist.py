@@ -34,8 +34,8 @@ def get_config(model: str = "mlp") -> ConfigDict:
     config.epochs = 5 if is_mlp else 10
     config.batch_size = 128
     config.delta_t = 100
-    config.optimizer.learning_rate = 0.1 if is_mlp else 0.3
-    config.optimizer.weight_decay = 5e-4 if is_mlp else 1e-4
+    config.optimizer.learning_rate = 0.2 if is_mlp else 0.3
+    config.optimizer.weight_decay = 1e-4
     config.eval_every = 468
     config.checkpoint_every = 468
     return config
