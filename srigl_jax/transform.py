@@ -46,7 +46,7 @@ class SparsityState(NamedTuple):
       masks: like the parameters: bool arrays, `MaskedNode` for dense leaves.
       inner: state of the wrapped optimizer.
       gradient_sum: f32, the dense gradients added up since the window before the next
-        update opened; () unless `gradient_window` is above 1.
+        update opened, 0 outside windows; () unless `gradient_window` is above 1.
     """
 
     count: jax.Array
@@ -350,7 +350,9 @@ class _Dynamics:
             return masks, gradient_sum
         due = self.due(step)
         if self.window > 1:
+            # Steps that no update follows are in no window.
             opened = (-step) % self.delta_t < self.window
+            opened &= (step > 0) & (step < self.t_end)
             gradient_sum = jax.tree.map(
                 lambda g, s: s if is_masked_node(s) else s + jnp.where(opened, g, 0),
                 grads,

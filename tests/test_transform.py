@@ -140,13 +140,28 @@ def test_growth_looks_at_the_signed_mean_of_the_window():
     assert last_mask(window=3) == [[1, 0], [0, 1], [1, 0]]
 
 
-def test_the_window_starts_empty_after_an_update():
-    optimizer = rigl(optax.sgd(0.0), 0.5, gradient_window=2, delta_t=2, t_end=9)
-    history = run(optimizer, WEIGHTS, [GRADIENT] * 5)
+# The windows are steps 1 and 2, 3 and 4; the topology stays from step 5 on.
+def test_gradients_are_summed_in_windows_alone():
+    optimizer = rigl(optax.sgd(0.0), 0.5, gradient_window=2, delta_t=2, t_end=5)
+    history = run(optimizer, WEIGHTS, [GRADIENT] * 9)
     sums = [state.gradient_sum["kernel"][0, 1].item() for _, state in history]
-    # The windows are steps 1 and 2, 3 and 4; step 0 belongs to one never closed.
-    assert sums[1::2] == [9 + sums[0], 9]
-    assert sums[2::2] == [0, 0]
+    assert sums == [0, 9, 0, 9, 0, 0, 0, 0, 0]
+
+
+# Step 0's 99 at (2, 0) is one step earlier than the two that update 2 looks at.
+def test_the_first_window_is_as_long_as_every_other():
+    optimizer = rigl(
+        optax.sgd(0.0),
+        0.5,
+        gradient_window=2,
+        delta_t=2,
+        t_end=3,
+        drop_fraction=lambda step: 1 / 3,
+        masks=mask([[1, 0], [0, 1], [0, 1]]),
+    )
+    grads = [kernel([[0, 0], [0, 0], [99, 0]])] + [kernel([[0, 0], [2, 0], [0, 0]])] * 2
+    (_, state) = run(optimizer, WEIGHTS, grads)[-1]
+    assert rows(get_masks(state)) == [[1, 0], [1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(
