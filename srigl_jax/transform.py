@@ -9,6 +9,8 @@ changes which those are. Whatever `inner` does, after `optax.apply_updates`:
 It can promise this because it emits `-param` wherever a weight must not be. Anything
 that shapes a step (clipping, decay, LARS) therefore goes inside; nothing may rescale
 the updates after it. `optax.MultiSteps` goes outside.
+
+A topology update whose gradients are not all finite is skipped: they rank nothing.
 """
 
 import dataclasses
@@ -350,7 +352,7 @@ class _Dynamics:
             return masks, gradient_sum
         due = self.due(step)
         if self.window > 1:
-            # Steps that no update follows are in no window.
+            # Neither step 0 nor a step from t_end on ends in an update.
             opened = (-step) % self.delta_t < self.window
             opened &= (step > 0) & (step < self.t_end)
             gradient_sum = jax.tree.map(
@@ -364,9 +366,12 @@ class _Dynamics:
                 gradient_sum,
             )
 
-        def change():
+        def new_masks():
             stepped = optax.apply_updates(params, updates)
             return self._new_masks(plan, step, stepped, grads, masks)
+
+        def change():
+            return jax.lax.cond(_all_finite(grads, masks), new_masks, lambda: masks)
 
         masks = jax.lax.cond(due, change, lambda: masks)
         gradient_sum = jax.tree.map(lambda s: jnp.where(due, 0, s), gradient_sum)
@@ -442,6 +447,14 @@ def _describe(leaf):
 
 def _where(condition, if_true, if_false):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def _all_finite(grads, masks):
+    """bool[]: whether the gradients of all sparse layers are finite."""
+    layers = jax.tree.map(
+        lambda g, m: m if is_masked_node(m) else jnp.all(jnp.isfinite(g)), grads, masks
+    )
+    return jnp.all(jnp.array(jax.tree.leaves(layers), bool))
 
 
 def _project(updates, params, old, new):

@@ -176,6 +176,30 @@ def test_multi_steps_equals_the_mean_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), twice, once)
 
 
+@pytest.mark.parametrize("options", [{}, dict(gradient_window=2)], ids=["1", "2"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_apply_if_finite_inside_keeps_the_topology_of_a_bad_step(bad, options):
+    optimizer = sparse(optax.apply_if_finite(optax.adam(0.02), 3), **options)
+    params, plan = tiny.params(), tiny.plan()
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, bad):
+        grads = jax.grad(tiny.loss)(params)
+        grads["hidden"]["kernel"] = grads["hidden"]["kernel"].at[0, 0].add(bad)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    changed = []
+    for i in range(tiny.STEPS):
+        before = get_masks(state)
+        params, state = step(params, state, bad if i == 4 else 0.0)
+        tiny.assert_exactly_sparse(params, state, plan)
+        if not trees_equal(before, get_masks(state)):
+            changed.append(i)
+    assert changed == [2, 6]
+
+
 def test_apply_if_finite_outside_keeps_the_topology_of_a_bad_step():
     optimizer = optax.apply_if_finite(sparse(optax.adam(0.02)), 3)
     params, plan = tiny.params(), tiny.plan()
