@@ -74,7 +74,7 @@ def sparsify(
     distribution: Distribution = "erk",
     constant_fan_in: bool = True,
     block: int | None = None,
-    dense: Sequence[str] = (),
+    dense: str | Sequence[str] = (),
     last: str | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
     masks: Any = None,

@@ -70,7 +70,7 @@ def make_plan(
     distribution: Distribution = "erk",
     constant_fan_in: bool = True,
     block: int | None = None,
-    dense: Sequence[str] = (),
+    dense: str | Sequence[str] = (),
     last: str | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Plan:
@@ -84,7 +84,8 @@ def make_plan(
       constant_fan_in: whether every active neuron gets the same fan-in (SRigL, N:M),
         or only the layer's budget is fixed (SET, RigL).
       block: N:M sparsity with M = block.
-      dense: patterns (`re.search` in the leaf's name) of kernels to leave dense.
+      dense: pattern or patterns (`re.search` in the leaf's name) of kernels to leave
+        dense.
       last: pattern of the output layers, whose neurons are the classes and are never
         ablated. By default the kernel under `head`, `classifier`, `logits`, `fc` or
         `output` if there is one, else the last in natural order of the names.
@@ -200,7 +201,7 @@ def _distribute(distribution, shapes, sparsity, dense) -> dict[str, float]:
 
 def _matching(names, patterns, field) -> set[str]:
     matched = set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             found = {name for name in names if re.search(pattern, name)}
         except re.error as error:

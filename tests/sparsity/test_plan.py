@@ -44,6 +44,11 @@ def test_dense_layers_have_no_mask():
     assert plan["hidden/kernel"].budget == 96
 
 
+def test_a_single_pattern_is_one_pattern():
+    options = dict(distribution="uniform")
+    assert tiny.plan(dense="head", **options) == tiny.plan(dense=["head"], **options)
+
+
 def test_a_sparsity_of_zero_leaves_every_layer_dense():
     assert not any(layer.is_sparse for layer in tiny.plan(sparsity=0.0).values())
 
