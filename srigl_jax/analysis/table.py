@@ -4,9 +4,9 @@ A row is a dict with the keys
 
 - `name`: of the layer; `shape`: of its weights, a tuple of int;
 - `sparse`: whether it is; `density_asked`, `density_got`: in [0, 1];
-- `fan_in`: weights of every active neuron, or, where it varies from neuron to neuron,
-  `fan_in_min` and `fan_in_max`;
+- `fan_in_min`, `fan_in_max`: least and most weights of an active neuron;
 - `neurons`, and `active`: those of them that have weights;
+- `may_ablate`: whether the plan lets neurons be removed, never so in output layers;
 - `weights`: the number of weights that are there.
 """
 
@@ -27,6 +27,7 @@ COLUMNS = (
     "density got",
     "k",
     "active neurons",
+    "may ablate",
     "weights",
 )
 
@@ -40,6 +41,7 @@ def layer_cells(row: dict[str, Any]) -> list[str]:
         f"{row['density_got']:.2%}",
         _fan_in(row),
         f"{row['active']:,} / {row['neurons']:,}",
+        "yes" if row["may_ablate"] else "no",
         f"{row['weights']:,}",
     ]
 
@@ -54,6 +56,7 @@ def total_cells(rows: list[dict[str, Any]]) -> list[str]:
         f"{total['weights'] / max(total['size'], 1):.2%}",
         "",
         f"{total['active']:,} / {total['neurons']:,}",
+        "",
         f"{total['weights']:,}",
     ]
 
@@ -93,7 +96,5 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _fan_in(row: dict[str, Any]) -> str:
-    low, high = row.get("fan_in_min"), row.get("fan_in_max")
-    if low is None or high is None:
-        return str(row["fan_in"])
+    low, high = row["fan_in_min"], row["fan_in_max"]
     return str(low) if low == high else f"{low}-{high}"

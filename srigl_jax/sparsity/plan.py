@@ -14,7 +14,9 @@ from srigl_jax.sparsity.topology import check_block
 
 Distribution = str | Mapping[str, float] | Callable[..., dict[str, float]]
 
-_OUTPUT_LAYER = re.compile(r"(^|/)(head|classifier|logits|fc|output)(/|$)")
+_OUTPUT_LAYER = re.compile(
+    r"(^|/)(head|lm_head|classifier|logits|fc|output|readout)(/|$)|^out(/|$)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +89,10 @@ def make_plan(
       dense: pattern or patterns (`re.search` in the leaf's name) of kernels to leave
         dense.
       last: pattern of the output layers, whose neurons are the classes and are never
-        ablated. By default the kernel under `head`, `classifier`, `logits`, `fc` or
-        `output` if there is one, else the last in natural order of the names.
+        ablated. By default all that are called `head`, `lm_head`, `classifier`,
+        `logits`, `fc`, `output` or `readout`, or `out` at the top. Unless one of them
+        is at the top, also the last layer, by the order of fields, of lists and of
+        numbers in names; where these tell no order, every layer that may be last.
       neuron_axes: see `layout.infer_layout`.
 
     Returns:
@@ -100,13 +104,13 @@ def make_plan(
         constant; a block that does not divide a fan-in.
     """
     distributions.check_sparsity(sparsity)
-    layouts = _find_kernels(params, neuron_axes)
+    layouts, paths = _find_kernels(params, neuron_axes)
     if not layouts:  # An empty tree, as optax's own tree utilities make them.
         return {}
     shapes = {name: layout.shape for name, layout in layouts.items()}
     dense_names = _matching(shapes, dense, "dense")
     densities = _distribute(distribution, shapes, sparsity, dense_names)
-    outputs = _output_layers(shapes, last)
+    outputs = _output_layers(paths, last)
     plan = {}
     for name, layout in layouts.items():
         layer = LayerPlan(
@@ -161,17 +165,19 @@ def alike(plan: Plan) -> list[list[LayerPlan]]:
     return list(groups.values())
 
 
-def _find_kernels(params, neuron_axes) -> dict[str, Layout]:
+def _find_kernels(params, neuron_axes) -> tuple[dict[str, Layout], dict[str, tuple]]:
+    """Layout and path of every kernel, by name, in the order of the tree."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     if leaves:
         names = {leaf_name(path): None for path, _ in leaves}
         for pattern in neuron_axes or ():
             _matching(names, [pattern], "neuron_axes")
-    return {
+    kernels = [(path, leaf) for path, leaf in leaves if is_kernel(path, leaf)]
+    layouts = {
         leaf_name(path): infer_layout(path, tuple(leaf.shape), neuron_axes)
-        for path, leaf in leaves
-        if is_kernel(path, leaf)
+        for path, leaf in kernels
     }
+    return layouts, {leaf_name(path): path for path, _ in kernels}
 
 
 def _distribute(distribution, shapes, sparsity, dense) -> dict[str, float]:
@@ -217,17 +223,45 @@ def _matching(names, patterns, field) -> set[str]:
     return matched
 
 
-def _output_layers(names, last) -> set[str]:
+def _output_layers(paths, last) -> set[str]:
     if last is not None:
-        return _matching(names, [last], "last")
-    named = {name for name in names if _OUTPUT_LAYER.search(name)}
-    return named if len(named) == 1 else {max(names, key=_natural_order)}
+        return _matching(paths, [last], "last")
+    named = {name for name in paths if _OUTPUT_LAYER.search(name)}
+    # Blocks inside a network have outputs, too: those alone do not decide.
+    top = min(name.count("/") for name in paths)
+    if any(name.count("/") == top for name in named):
+        return named
+    return named | _possibly_last(list(paths.items()))
 
 
-def _natural_order(name: str) -> list[tuple[bool, int, str]]:
+def _possibly_last(kernels: list[tuple[str, tuple[Any, ...]]]) -> set[str]:
+    """The names of the kernels that may come last: too many rather than too few.
+
+    Takes (name, path) in the order of the tree. That is the order of the network in
+    lists and in the fields of dataclasses; but jax sorts dicts, and flax.nnx modules
+    sort their attributes.
+    """
+    if len(kernels) == 1:
+        return {kernels[0][0]}
+    children: dict[Any, list] = {}
+    for name, path in kernels:
+        children.setdefault(path[0], []).append((name, path[1:]))
+    keys = list(children)
+    names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+    if isinstance(keys[0], jax.tree_util.SequenceKey) or (
+        isinstance(keys[0], jax.tree_util.GetAttrKey) and names != sorted(names)
+    ):
+        last = {keys[-1]}
+    else:
+        # The highest number of each kind of name.
+        ascending = sorted(zip(keys, names, strict=True), key=lambda k: _numbers(k[1]))
+        last = {re.sub(r"\d+", "", name): key for key, name in ascending}.values()
+    return set().union(*(_possibly_last(children[key]) for key in last))
+
+
+def _numbers(name: str) -> list[int]:
     """Sorts Dense_2 before Dense_10."""
-    parts = re.split(r"(\d+)", name)
-    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
+    return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
 def _check_layer(layer: LayerPlan, sparsity: float) -> None:

@@ -14,9 +14,11 @@ SPARSE = {
     "sparse": True,
     "density_asked": 0.5,
     "density_got": 0.375,
-    "fan_in": 2,
+    "fan_in_min": 2,
+    "fan_in_max": 2,
     "neurons": 4,
     "active": 3,
+    "may_ablate": True,
     "weights": 6,
 }
 DENSE = SPARSE | {"name": "out", "sparse": False, "density_got": 1.0, "weights": 16}

@@ -8,9 +8,11 @@ HIDDEN = {
     "sparse": True,
     "density_asked": 0.125,
     "density_got": 0.09375,
-    "fan_in": 8,
+    "fan_in_min": 8,
+    "fan_in_max": 8,
     "neurons": 256,
     "active": 192,
+    "may_ablate": True,
     "weights": 1536,
 }
 OUTPUT = {
@@ -19,9 +21,11 @@ OUTPUT = {
     "sparse": False,
     "density_asked": None,
     "density_got": 1.0,
-    "fan_in": 256,
+    "fan_in_min": 256,
+    "fan_in_max": 256,
     "neurons": 10,
     "active": 10,
+    "may_ablate": False,
     "weights": 2560,
 }
 
@@ -34,6 +38,7 @@ def test_cells_of_a_sparse_layer():
         "9.38%",
         "8",
         "192 / 256",
+        "yes",
         "1,536",
     ]
 
@@ -47,9 +52,8 @@ def test_a_varying_fan_in_is_a_range():
     assert layer_cells(row)[4] == "3-21"
 
 
-def test_a_range_of_one_value_is_that_value():
-    row = HIDDEN | {"fan_in_min": 8, "fan_in_max": 8}
-    assert layer_cells(row)[4] == "8"
+def test_an_output_layer_is_shown_never_to_ablate():
+    assert layer_cells(OUTPUT)[6] == "no"
 
 
 def test_totals_weigh_densities_by_the_size_of_the_layer():
@@ -61,6 +65,7 @@ def test_totals_weigh_densities_by_the_size_of_the_layer():
         "21.62%",
         "",
         "202 / 266",
+        "",
         "4,096",
     ]
 
@@ -68,7 +73,7 @@ def test_totals_weigh_densities_by_the_size_of_the_layer():
 def test_table_is_ascii_with_a_line_a_layer_and_one_of_totals():
     lines = render_table([HIDDEN, OUTPUT]).splitlines()
     assert len(lines) == 5 and lines[0].startswith("| layer  | shape    | density")
-    assert "|       9.38% |   8 |      192 / 256 |   1,536 |" in lines[2]
+    assert "|       9.38% |   8 |      192 / 256 |        yes |   1,536 |" in lines[2]
     assert all(line.isascii() for line in lines)
 
 

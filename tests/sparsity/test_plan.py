@@ -1,10 +1,12 @@
 """What a plan decides for each layer, and the errors that stop a bad one."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 import tiny_network as tiny
+from flax import nnx
 
 from srigl_jax import get_masks, make_plan, rigl, sparsify, srigl, static
 from srigl_jax.sparsity.plan import alike, map_layers
@@ -80,13 +82,58 @@ def test_an_output_layer_is_known_by_its_name(name):
     assert output_layers(shapes(**{name: (8, 8)}, zebra=(8, 8))) == [name]
 
 
-def test_a_name_that_only_contains_head_is_no_output_layer():
-    assert output_layers(shapes(heads_mixed=(8, 8), zebra=(8, 8))) == ["zebra"]
+@pytest.mark.parametrize("name", ["readout", "lm_head", "out"])
+def test_an_output_layer_at_the_top_is_known_by_more_names(name):
+    assert output_layers(shapes(**{name: (8, 8)}, zebra=(8, 8))) == [name]
 
 
-def test_two_output_names_decide_nothing():
-    params = {"a": shapes(fc=(8, 8)), "b": shapes(fc=(8, 8)), "c": shapes(x=(8, 8))}
-    assert output_layers(params) == ["c/x"]
+def test_every_layer_named_like_an_output_is_one():
+    block = shapes(dense=(8, 8), output=(8, 8))
+    params = {"classifier": shapes(kernel=(8, 8)), "encoder": {"0": block}}
+    assert output_layers(params) == ["classifier/kernel", "encoder/0/output"]
+
+
+def test_an_output_name_inside_a_block_does_not_speak_for_the_network():
+    params = {"blocks": {"0": shapes(output=(8, 8))}} | shapes(tail=(8, 8))
+    assert output_layers(params) == ["blocks/0/output", "tail"]
+
+
+# A name that only contains head is none; no order is told by names alone.
+def test_without_an_order_every_layer_that_may_be_last_is_an_output():
+    assert output_layers(shapes(heads_mixed=(8, 8), zebra=(8, 8))) == [
+        "heads_mixed",
+        "zebra",
+    ]
+
+
+def test_the_last_dense_layer_of_a_linen_resnet_is_an_output():
+    params = shapes(conv_init=(8, 8), Dense_0=(8, 8))
+    params |= {f"ResNetBlock_{i}": shapes(Conv_0=(8, 8)) for i in (0, 9, 10)}
+    assert output_layers(params) == ["Dense_0", "ResNetBlock_10/Conv_0", "conv_init"]
+
+
+def test_the_last_field_of_an_equinox_module_is_the_output():
+    class Network(eqx.Module):
+        stem: eqx.nn.Linear
+        blocks: list
+        final: eqx.nn.Linear
+
+    linear = eqx.filter_eval_shape(eqx.nn.Linear, 8, 8, key=jax.random.key(0))
+    assert output_layers(Network(linear, [linear] * 11, linear)) == ["final/weight"]
+    assert output_layers([linear] * 11) == ["10/weight"]
+
+
+def test_attributes_in_alphabetical_order_are_not_in_the_order_of_the_network():
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.stem = nnx.Linear(8, 8, rngs=rngs)
+            self.blocks = nnx.List([nnx.Linear(8, 8, rngs=rngs) for _ in range(3)])
+            self.final = nnx.Linear(8, 8, rngs=rngs)
+
+    expected = ["blocks/2/kernel", "final/kernel", "stem/kernel"]
+    network = nnx.eval_shape(lambda: Network(nnx.Rngs(0)))
+    assert output_layers(nnx.state(network, nnx.Param)) == expected
+    assert output_layers(network) == expected
 
 
 def test_last_names_every_output_layer():
