@@ -4,7 +4,10 @@
 in configs/ starts from it and changes fields; the command line overrides both.
 """
 
+import difflib
+import inspect
 import math
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict, config_dict
 
@@ -70,17 +73,18 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ValueError: names the field, its value, and what is accepted.
     """
+    _check_fields(config)
     _choice("method", config.method, METHODS)
     _choice("distribution", config.distribution, DISTRIBUTIONS)
     _choice("growth_candidates", config.growth_candidates, ("inactive", "all"))
     _choice("model.name", config.model.name, MODELS)
+    _check_model(config.model)
     _choice("optimizer.name", config.optimizer.name, OPTIMIZERS)
     check_sparsity(config.sparsity)
     optimizer = config.optimizer
     _within("gamma_sal", config.gamma_sal, 0, 1)
     _within("alpha", config.alpha, 0, 1)
     _within("label_smoothing", config.label_smoothing, 0, 1)
-    _within("model.dropout", config.model.dropout, 0, 1)
     _within("optimizer.momentum", optimizer.momentum, 0, 1)
     _within("optimizer.learning_rate", optimizer.learning_rate, 0)
     _within("optimizer.weight_decay", optimizer.weight_decay, 0)
@@ -103,10 +107,60 @@ def validate(config: ConfigDict) -> None:
                 f"block is {config.block}, but N:M sparsity needs method=srigl, not "
                 f"{config.method}"
             )
-    if not all(isinstance(n, int) and n >= 1 for n in config.model.widths):
+
+
+def _check_fields(config) -> None:
+    """Refuses what no default has, which a file can set by mistake."""
+    known, found = set(_fields(get_config())), set(_fields(config))
+    for field in sorted(found - known):
+        close = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see srigl_jax/config.py"
+        raise ValueError(f"there is no config field {field}: {hint}")
+    if missing := sorted(known - found):
         raise ValueError(
-            f"model.widths is {config.model.widths}: give whole numbers, at least 1"
+            f"the config lacks the fields {missing}: start from "
+            "srigl_jax.config.get_config() and change what should differ"
         )
+
+
+def _fields(config, prefix="") -> Iterator[str]:
+    for name, value in config.items():
+        if not isinstance(value, ConfigDict):
+            yield prefix + name
+        elif name == "model":  # Its options are those of the network.
+            yield from (f"model.{key}" for key in value if key == "name")
+        else:
+            yield from _fields(value, f"{prefix}{name}.")
+
+
+def _check_model(model) -> None:
+    """Refuses options that the network does not take, and sizes below 1."""
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(
+            MODELS[model.name].__init__
+        ).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "rngs"
+    }
+    for name, value in model.items():
+        if name == "name":
+            continue
+        if name not in known:
+            raise ValueError(
+                f"model.{name} is {value!r}, but {model.name} has no such option: it "
+                f"takes {', '.join(known)}. Start from a config of that network, in "
+                "which only these are set"
+            )
+        if isinstance(known[name], float):
+            _within(f"model.{name}", value, 0, 1)
+            continue
+        is_one = isinstance(known[name], int)
+        sizes = value if isinstance(value, tuple | list) else [value]
+        if isinstance(value, tuple | list) == is_one or not all(
+            isinstance(n, int) and n >= 1 for n in sizes
+        ):
+            wanted = "a whole number" if is_one else "whole numbers"
+            raise ValueError(f"model.{name} is {value!r}: give {wanted}, at least 1")
 
 
 def _choice(field, value, accepted) -> None:

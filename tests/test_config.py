@@ -16,7 +16,8 @@ NAN = float("nan")
 
 def changed(field, value):
     config = get_config()
-    config.update_from_flattened_dict({field: value})
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
     return config
 
 
@@ -47,6 +48,7 @@ def commands(name):
         ("model.widths", (16, 0)),
         ("model.widths", ("16",)),
         ("model.widths", (16.5,)),
+        ("model.widths", 16),
         ("optimizer.momentum", 1.1),
         ("optimizer.learning_rate", -0.1),
         ("optimizer.learning_rate", NAN),
@@ -96,6 +98,52 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
 )
 def test_a_value_at_the_edge_of_the_range_is_accepted(field, value):
     validate(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("sparsty", "no config field sparsty: did you mean sparsity?"),
+        ("optimizer.momentun", "optimizer.momentun: did you mean optimizer.momentum?"),
+        ("frobnicate", "no config field frobnicate: see srigl_jax/config.py"),
+    ],
+)
+def test_a_field_that_no_default_has_is_refused(field, message):
+    config = get_config()
+    *group, name = field.split(".")
+    setattr(getattr(config, *group) if group else config, name, 0.99)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        validate(config)
+
+
+def test_a_config_without_a_field_is_refused():
+    config = get_config()
+    del config.optimizer.momentum
+    with pytest.raises(ValueError, match=r"lacks the fields \['optimizer.momentum'\]"):
+        validate(config)
+
+
+def test_an_option_of_another_network_is_refused():
+    config = load("fashion_mnist.py").get_config("convnet")
+    config.model.name = "mlp"
+    message = (
+        "model.hidden is 512, but mlp has no such option: it takes widths, dropout"
+    )
+    with pytest.raises(ValueError, match=message):
+        validate(config)
+
+
+def test_a_hidden_layer_has_a_neuron():
+    config = load("fashion_mnist.py").get_config("convnet")
+    config.model.hidden = 0
+    with pytest.raises(ValueError, match="model.hidden is 0: give a whole number"):
+        validate(config)
+
+
+def test_options_of_a_network_that_are_not_set_are_its_own_defaults():
+    config = get_config()
+    del config.model.widths
+    validate(config)
 
 
 def test_a_choice_lists_what_there_is():

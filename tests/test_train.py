@@ -247,7 +247,7 @@ BAD_INPUT = {
     "sparsity of NaN": ({"sparsity": float("nan")}, "sparsity is nan"),
     "gamma": ({"gamma_sal": 1.5}, "gamma_sal is 1.5: give a number from 0 to 1"),
     "method": ({"method": "snip"}, "method is 'snip': choose one of dense, static"),
-    "model": ({"model__name": "vit"}, "model.name is 'vit': choose one of mlp"),
+    "model": ({"model__name": "lenet"}, "model.name is 'lenet': choose one of mlp"),
     "optimizer": ({"optimizer__name": "lion"}, "optimizer.name is 'lion': choose"),
     "data set": (
         {"dataset__name": "mnits"},
