@@ -14,11 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_ATTENTION_INPUTS = {"query", "key", "value", "q", "k", "v", "qkv"}
-_ATTENTION_INPUTS |= {"q_proj", "k_proj", "v_proj", "qkv_proj"}
+_ATTENTION_INPUTS = {"query", "key", "value", "q", "k", "v", "qkv", "kv"}
+_ATTENTION_INPUTS |= {"q_proj", "k_proj", "v_proj", "qkv_proj", "kv_proj"}
 _NOT_KERNELS = re.compile(
     r"(^|_)(bias|scale|gamma|beta|mean|var|cls|pos|position|tokens?|embed(dings?)?)"
     r"(_|\d|$)",
+    re.IGNORECASE,
+)
+# Modules whose `weight` is none. A patch embedding is a linear layer or a convolution.
+_NOT_LAYERS = re.compile(
+    r"(^|_)((layer|batch|group|instance|rms)?_?norms?|ln|bn)(_|\d|$)"
+    r"|^embed_tokens$|(?<!patch_)(?<!patch)embed(dings?)?_?\d*$",
     re.IGNORECASE,
 )
 
@@ -78,14 +84,21 @@ def is_kernel(path: tuple[Any, ...], leaf: Any) -> bool:
 
     It must be floating point with two or more axes. A leaf called `kernel` is one; a
     bias, norm parameter, embedding, class token or position embedding, told by its
-    name, is not; anything else with such a shape is.
+    name, is not, nor is what a module holds that is called a norm or an embedding;
+    anything else with such a shape is.
     """
     if len(leaf.shape) < 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False
     names = [_key_name(key) for key in _strip_variable(path)]
-    if names and names[-1] == "kernel":
+    names = [name for name in names if not name.isdigit()]
+    *parents, name = names or [""]
+    if name == "value" and parents:  # A variable's, or one of an attention layer.
+        *parents, name = parents
+    if name == "kernel":
         return True
-    return not any(_NOT_KERNELS.search(name) for name in names[-2:])
+    return not (
+        _NOT_KERNELS.search(name) or (parents and _NOT_LAYERS.search(parents[-1]))
+    )
 
 
 def infer_layout(
@@ -97,9 +110,11 @@ def infer_layout(
 
     Flax keeps neurons on the last axis: Linear `(in, out)`, Conv `(kh, kw, in, out)`,
     grouped and depthwise ones included, attention output `(heads, head_dim, out)`.
-    An attention input projection `(in, heads, head_dim)`, told by its name (query,
-    key, value), has them on the last two. A module attribute called `weight`, as in
-    Equinox, has them on the first, `(out, in, ...)`.
+    An attention input projection, told by its name (query, key, value, qkv), has them
+    on all but the first: `(in, heads, head_dim)`, or fused `(in, 3, heads, head_dim)`.
+    A module attribute called `weight`, as in Equinox, has them on the first, `(out, in,
+    ...)`. Layers stacked on a leading axis, as `scan` makes them, look like none of
+    these: name their axes, `{"mlp": (0, 2)}` for `(layers, in, out)`.
 
     Args:
       path: the leaf's key path.
@@ -116,8 +131,10 @@ def infer_layout(
             return _explicit_layout(name, shape, axes)
     path = _strip_variable(path)
     names = [_key_name(key) for key in path]
-    if len(shape) == 3 and _ATTENTION_INPUTS & set(names[-2:]):
-        return Layout(shape, (1, 2))
+    if len(shape) >= 3 and _ATTENTION_INPUTS & set(names[-2:]):
+        # Not so a convolution, whose window is square.
+        if len(shape) == 3 or shape[0] > shape[1]:
+            return Layout(shape, tuple(range(1, len(shape))))
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey):
         if names[-1].startswith("weight"):
             return Layout(shape, (0,))

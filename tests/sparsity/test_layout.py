@@ -104,6 +104,33 @@ def test_attention_reads_heads_as_neurons_and_writes_them_as_fan_in(params):
     assert (out.shape, out.neuron_axes, out.fan_in) == ((2, 3, 6), (2,), 6)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "fan_in", "neurons"),
+    [
+        ("qkv", (64, 3, 4, 16), 64, 192),
+        ("qkv_proj", (64, 12, 16), 64, 192),
+        ("query", (64, 2, 4, 16), 64, 128),
+        # Convolutions of these names, as some image models have them.
+        ("qkv", (1, 1, 64, 192), 64, 192),
+        ("query", (3, 3, 8, 16), 72, 16),
+    ],
+)
+def test_the_first_axis_of_an_attention_input_is_the_fan_in(
+    name, shape, fan_in, neurons
+):
+    (layout,) = layouts({name: {"kernel": jnp.zeros(shape)}}).values()
+    assert (layout.fan_in, layout.neurons) == (fan_in, neurons)
+
+
+def test_neuron_axes_tell_a_stack_of_layers_from_an_attention():
+    params = {"mlp": {"kernel": jnp.zeros((12, 64, 48))}}
+    params |= {"query": {"kernel": jnp.zeros((12, 64, 4, 16))}}
+    axes = {"mlp": (0, 2), "query": (0, 2, 3)}
+    found = layouts(params, neuron_axes=axes)
+    assert (found["mlp/kernel"].fan_in, found["mlp/kernel"].neurons) == (64, 12 * 48)
+    assert (found["query/kernel"].fan_in, found["query/kernel"].neurons) == (64, 768)
+
+
 def test_a_one_dimensional_convolution_is_not_mistaken_for_attention():
     params = nnx_params(lambda rngs: nnx.Conv(4, 8, (3,), rngs=rngs))
     assert layouts(params)["kernel"].neuron_axes == (2,)
@@ -150,6 +177,29 @@ def test_matrices_with_the_name_of_something_else_are_not_kernels(name):
 )
 def test_embeddings_are_not_kernels(params):
     assert layouts({"embed": params}) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["norm", "norm1", "layer_norm", "attn_norm_2", "ln_f", "bn1", "LayerNorm_0"]
+)
+def test_the_weight_of_a_norm_is_no_kernel_whatever_its_shape(name):
+    norm = eqx.filter_eval_shape(eqx.nn.LayerNorm, (8, 8))
+    assert layouts({name: norm}) == layouts({name: [norm]}) == {}
+
+
+@pytest.mark.parametrize("name", ["embed", "embedding1", "token_embed", "embed_tokens"])
+def test_the_table_of_an_embedding_is_no_kernel(name):
+    table = eqx.filter_eval_shape(eqx.nn.Embedding, 10, 4, key=jax.random.key(0))
+    assert layouts({name: table}) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fc_mean", "var_head", "patch_embed", "scale", "pos_net", "normal", "embed_out"],
+)
+def test_a_linear_layer_is_a_kernel_whatever_it_is_called(name):
+    linear = eqx.filter_eval_shape(eqx.nn.Linear, 3, 5, key=jax.random.key(0))
+    assert list(layouts({name: linear})) == [f"{name}/weight"]
 
 
 @pytest.mark.parametrize("name", ["scaled", "embedder", "posterior", "metacls"])
