@@ -15,6 +15,7 @@ A topology update whose gradients are not all finite is skipped: they rank nothi
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -120,14 +121,18 @@ def sparsify(
 
     Raises:
       ValueError: an argument out of range; from `init`, whatever `make_plan` raises.
+
+    Warns:
+      UserWarning: the schedule ends before the first topology update.
     """
+    if total_steps is not None and total_steps < 1:
+        raise ValueError(
+            f"total_steps={total_steps}: give the number of optimizer steps of the "
+            "whole training"
+        )
     if t_end is None:
         t_end = _default_t_end(rule, total_steps)
-    if not 1 <= gradient_window <= delta_t:
-        raise ValueError(
-            f"gradient_window={gradient_window} and delta_t={delta_t}: a window has at "
-            "least 1 step and no more than delta_t"
-        )
+    _check_schedule(rule, delta_t, t_end, gradient_window)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: give a share of weights in [0, 1]")
 
@@ -222,6 +227,11 @@ def srigl(
     Raises:
       ValueError: as `sparsify`; gamma_sal outside [0, 1].
     """
+    if not options.get("constant_fan_in", True):
+        raise ValueError(
+            "srigl(constant_fan_in=False): SRigL's fan-in is constant; for an "
+            "unstructured network use rigl"
+        )
     if not isinstance(gamma_sal, jax.core.Tracer) and not 0 <= gamma_sal <= 1:
         raise ValueError(
             f"gamma_sal={gamma_sal}: give a share of the fan-in in [0, 1], for example "
@@ -256,12 +266,16 @@ def rigl(
 
     Returns:
       An optax transformation, see `sparsify`.
+
+    Raises:
+      ValueError: as `sparsify`; `constant_fan_in` or `block`, which it cannot keep.
     """
+    options = _unstructured("rigl", options)
 
     def rule(layer, weights, grads, mask, *, fraction, key):
         return topology.rigl(weights, grads, mask, fraction=fraction)
 
-    return sparsify(inner, sparsity, rule=rule, **{"constant_fan_in": False} | options)
+    return sparsify(inner, sparsity, rule=rule, **options)
 
 
 def set_(
@@ -276,12 +290,16 @@ def set_(
 
     Returns:
       An optax transformation, see `sparsify`.
+
+    Raises:
+      ValueError: as `sparsify`; `constant_fan_in` or `block`, which it cannot keep.
     """
+    options = _unstructured("set_", options)
 
     def rule(layer, weights, grads, mask, *, fraction, key):
         return topology.set_(weights, mask, fraction=fraction, key=key)
 
-    return sparsify(inner, sparsity, rule=rule, **{"constant_fan_in": False} | options)
+    return sparsify(inner, sparsity, rule=rule, **options)
 
 
 def static(
@@ -409,6 +427,17 @@ class _Dynamics:
         )
 
 
+def _unstructured(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a rule that only keeps each layer's number of weights."""
+    for option in ("constant_fan_in", "block"):
+        if options.get(option):
+            raise ValueError(
+                f"{name}({option}={options[option]}): it moves weights from neuron to "
+                "neuron; for a constant fan-in or N:M sparsity use srigl"
+            )
+    return options | {"constant_fan_in": False}
+
+
 def _default_t_end(rule: Rule | None, total_steps: int | None) -> int:
     if total_steps is not None:
         return schedule.t_end(total_steps)
@@ -418,6 +447,28 @@ def _default_t_end(rule: Rule | None, total_steps: int | None) -> int:
         "give total_steps, the number of optimizer steps of the whole training (the "
         "topology changes during the first 75 % of them), or t_end"
     )
+
+
+def _check_schedule(rule, delta_t, t_end, gradient_window) -> None:
+    if delta_t < 1:
+        raise ValueError(
+            f"delta_t={delta_t}: give the steps from one topology update to the next, "
+            "at least 1"
+        )
+    if t_end < 0:
+        raise ValueError(f"t_end={t_end}: give a step, 0 or later")
+    if not 1 <= gradient_window <= delta_t:
+        raise ValueError(
+            f"gradient_window={gradient_window} and delta_t={delta_t}: a window has at "
+            "least 1 step and no more than delta_t"
+        )
+    if rule is not None and t_end <= delta_t:
+        warnings.warn(
+            f"the topology will never change: updates come every delta_t={delta_t} "
+            f"steps, and before step t_end={t_end} (by default 75 % of total_steps); "
+            "lower delta_t or train for longer",
+            stacklevel=4,
+        )
 
 
 def _check_given_masks(masks, params, plan: Plan) -> None:

@@ -101,9 +101,15 @@ def make_plan(
     Raises:
       ValueError: sparsity outside [0, 1); a pattern that matches nothing; a layer
         left without a weight, or without one for each neuron where the fan-in is
-        constant; a block that does not divide a fan-in.
+        constant; a block that does not divide a fan-in, or is given although the
+        fan-in is not constant.
     """
     distributions.check_sparsity(sparsity)
+    if block is not None and not constant_fan_in:
+        raise ValueError(
+            f"block={block} needs constant_fan_in=True: in N:M sparsity every block of "
+            "a neuron has as many weights"
+        )
     layouts, paths = _find_kernels(params, neuron_axes)
     if not layouts:  # An empty tree, as optax's own tree utilities make them.
         return {}

@@ -8,7 +8,16 @@ import pytest
 import tiny_network as tiny
 from flax import nnx
 
-from srigl_jax import get_masks, make_plan, rigl, sparsify, srigl, static
+from srigl_jax import (
+    check_masks,
+    get_masks,
+    make_plan,
+    rigl,
+    set_,
+    sparsify,
+    srigl,
+    static,
+)
 from srigl_jax.sparsity.plan import alike, map_layers
 
 
@@ -257,6 +266,28 @@ BAD_OPTIMIZERS = {
         dict(gradient_window=4, delta_t=3),
         r"gradient_window=4 and delta_t=3: a window has at least 1",
     ),
+    "delta_t of 0": (rigl, dict(delta_t=0), r"delta_t=0: give .* at least 1"),
+    "no steps": (rigl, dict(t_end=None, total_steps=0), r"total_steps=0: give"),
+    "negative steps": (srigl, dict(total_steps=-10), r"total_steps=-10: give"),
+    "a negative end": (srigl, dict(t_end=-1), r"t_end=-1: give a step"),
+    "blocks of RigL": (rigl, dict(block=4), r"rigl\(block=4\): .* use srigl"),
+    "fan-in of RigL": (
+        rigl,
+        dict(constant_fan_in=True),
+        r"rigl\(constant_fan_in=True\): .* use srigl",
+    ),
+    "blocks of SET": (set_, dict(block=4), r"set_\(block=4\): .* use srigl"),
+    "fan-in of SET": (set_, dict(constant_fan_in=True), r"set_\(constant_fan_in=True"),
+    "SRigL without a fan-in": (
+        srigl,
+        dict(constant_fan_in=False),
+        r"srigl\(constant_fan_in=False\): .* use rigl",
+    ),
+    "blocks without a fan-in": (
+        static,
+        dict(block=4),
+        r"block=4 needs constant_fan_in=True",
+    ),
     "no schedule": (srigl, dict(t_end=None), r"give total_steps, the number of"),
 }
 
@@ -266,7 +297,25 @@ BAD_OPTIMIZERS = {
 )
 def test_a_bad_option_is_refused_when_the_optimizer_is_made(make, options, message):
     with pytest.raises(ValueError, match=message):
-        make(optax.sgd(0.1), 0.75, **tiny.SCHEDULE | options)
+        make(optax.sgd(0.1), 0.75, **tiny.SCHEDULE | options).init(tiny.params())
+
+
+@pytest.mark.parametrize(
+    "schedule", [dict(total_steps=133), dict(t_end=100), dict(t_end=0)]
+)
+def test_a_schedule_in_which_no_update_falls_is_warned_of(schedule):
+    with pytest.warns(UserWarning, match=r"the topology will never change: .*=100"):
+        srigl(optax.sgd(0.1), 0.75, delta_t=100, **schedule)
+
+
+def test_a_schedule_of_one_update_is_not_warned_of():
+    srigl(optax.sgd(0.1), 0.75, delta_t=100, total_steps=135)
+
+
+def test_masks_of_static_training_may_have_a_constant_fan_in_in_blocks():
+    optimizer = static(optax.sgd(0.1), 0.5, constant_fan_in=True, block=4)
+    masks = get_masks(optimizer.init(tiny.params()))
+    check_masks(masks, tiny.plan(sparsity=0.5, block=4))
 
 
 def test_an_update_without_parameters_is_refused():
