@@ -1,0 +1,267 @@
+// The kernels as XLA custom calls, on XLA's own threads.
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "arrange.h"
+#include "run.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace srigl {
+namespace {
+
+// Tasks are taken from a counter by the calling thread and by helpers from the pool.
+// The caller takes tasks too, and waits only for those that helpers have begun: a pool
+// whose threads are all busy delays nothing. A helper that comes late finds none left,
+// so what it looks at must outlive the call.
+struct Tasks {
+  std::function<void(int64_t)> task;
+  int64_t count;
+  std::atomic<int64_t> next{0}, done{0};
+  std::mutex mutex;
+  std::condition_variable all_done;
+
+  void work() {
+    for (int64_t i; (i = next.fetch_add(1)) < count;) {
+      task(i);
+      if (done.fetch_add(1) + 1 == count) {
+        std::lock_guard<std::mutex> lock(mutex);
+        all_done.notify_all();
+      }
+    }
+  }
+};
+
+ParallelFor on_pool(ffi::ThreadPool pool, int64_t threads) {
+  return [pool, threads](int64_t count, const std::function<void(int64_t)>& task) {
+    const int64_t helpers = std::min(threads, count) - 1;
+    if (helpers <= 0) {
+      for (int64_t i = 0; i < count; ++i) task(i);
+      return;
+    }
+    auto tasks = std::make_shared<Tasks>();
+    tasks->task = task;
+    tasks->count = count;
+    ffi::ThreadPool scheduler = pool;
+    for (int64_t i = 0; i < helpers; ++i) scheduler.Schedule([tasks] { tasks->work(); });
+    tasks->work();
+    // Tasks take microseconds: sleeping and waking would often cost more than waiting.
+    for (int spin = 0; spin < 20'000; ++spin)
+      if (tasks->done.load() == count) return;
+    std::unique_lock<std::mutex> lock(tasks->mutex);
+    tasks->all_done.wait(lock, [&] { return tasks->done.load() == count; });
+  };
+}
+
+ffi::Error error_of(Status status, int64_t fan_in, int64_t neurons) {
+  switch (status) {
+    case Status::kBadIndex:
+      return ffi::Error::InvalidArgument(
+          "condensed layer: an index is not below the fan-in, " +
+          std::to_string(fan_in));
+    case Status::kBadActive:
+      return ffi::Error::InvalidArgument(
+          "condensed layer: active must ascend and stay below the number of neurons, " +
+          std::to_string(neurons));
+    case Status::kBadWindows:
+      return ffi::Error::InvalidArgument(
+          "condensed layer: its arrangement in windows is damaged");
+    case Status::kOk:
+      break;
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error solve(ffi::ThreadPool pool, Problem& p, ffi::Buffer<ffi::F32> values,
+                 ffi::AnyBuffer indices, ffi::Buffer<ffi::S32> active,
+                 ffi::Buffer<ffi::F32> bias, std::string_view instructions) {
+  const auto shape = values.dimensions(), same = indices.dimensions();
+  if (shape.size() != 2 || same.size() != 2 || same[0] != shape[0] ||
+      same[1] != shape[1] || active.element_count() != static_cast<size_t>(shape[0]))
+    return ffi::Error::InvalidArgument(
+        "values and indices must be [active, k], and active [active]");
+  if (indices.element_type() != ffi::U16 && indices.element_type() != ffi::S32)
+    return ffi::Error::InvalidArgument("indices must be uint16 or int32");
+  if (bias.element_count() && bias.element_count() != static_cast<size_t>(p.neurons))
+    return ffi::Error::InvalidArgument("bias must be [neurons], or empty");
+  p.values = values.typed_data();
+  p.indices = indices.untyped_data();
+  p.index_bytes = indices.element_type() == ffi::U16 ? 2 : 4;
+  p.active = active.typed_data();
+  p.active_count = shape[0];
+  p.k = shape[1];
+  p.bias = bias.element_count() ? bias.typed_data() : nullptr;
+  const Kernels* kernels = kernels_for(std::string(instructions).c_str());
+  if (!kernels)
+    return ffi::Error::InvalidArgument("this machine does not run the kernels '" +
+                                       std::string(instructions) + "'");
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  return error_of(run(p, *kernels, threads, on_pool(pool, threads)), p.fan_in(),
+                  p.neurons);
+}
+
+ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                  ffi::Buffer<ffi::F32> values, ffi::AnyBuffer indices,
+                  ffi::Buffer<ffi::S32> active, ffi::Buffer<ffi::F32> bias,
+                  ffi::ResultBuffer<ffi::F32> y, std::string_view instructions) {
+  const auto in = x.dimensions(), out = y->dimensions();
+  if (in.size() != 2 || out.size() != 2 || in[0] != out[0])
+    return ffi::Error::InvalidArgument("x and y must be [batch, features]");
+  Problem p = {};
+  p.x = x.typed_data();
+  p.y = y->typed_data();
+  p.batch = in[0];
+  p.channels = in[1];
+  p.neurons = out[1];
+  p.height = p.width = p.out_height = p.out_width = 1;
+  p.kernel_height = p.kernel_width = p.stride_height = p.stride_width = p.groups = 1;
+  return solve(pool, p, values, indices, active, bias, instructions);
+}
+
+ffi::Error convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                       ffi::Buffer<ffi::F32> values, ffi::AnyBuffer indices,
+                       ffi::Buffer<ffi::S32> active, ffi::Buffer<ffi::F32> bias,
+                       ffi::ResultBuffer<ffi::F32> y, std::string_view instructions,
+                       ffi::Span<const int64_t> window) {
+  const auto in = x.dimensions(), out = y->dimensions();
+  if (in.size() != 4 || out.size() != 4 || in[0] != out[0] || window.size() != 7)
+    return ffi::Error::InvalidArgument("x and y must be [batch, height, width, channels]");
+  Problem p = {};
+  p.x = x.typed_data();
+  p.y = y->typed_data();
+  p.batch = in[0];
+  p.height = in[1];
+  p.width = in[2];
+  p.channels = in[3];
+  p.out_height = out[1];
+  p.out_width = out[2];
+  p.neurons = out[3];
+  p.kernel_height = window[0];
+  p.kernel_width = window[1];
+  p.stride_height = window[2];
+  p.stride_width = window[3];
+  p.pad_top = window[4];
+  p.pad_left = window[5];
+  p.groups = window[6];
+  if (p.groups < 1 || p.channels % p.groups || p.neurons % p.groups)
+    return ffi::Error::InvalidArgument("groups must divide channels and neurons");
+  return solve(pool, p, values, indices, active, bias, instructions);
+}
+
+ffi::Error windows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                   ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::U8> lanes,
+                   ffi::Buffer<ffi::S32> bases, ffi::Buffer<ffi::S32> starts,
+                   ffi::Buffer<ffi::S32> neurons, ffi::Buffer<ffi::F32> bias,
+                   ffi::ResultBuffer<ffi::F32> y) {
+  const auto in = x.dimensions(), out = y->dimensions(), shape = values.dimensions();
+  const auto groups = neurons.dimensions();
+  if (in.size() != 2 || out.size() != 2 || in[0] != out[0] || shape.size() != 2 ||
+      groups.size() != 2 || groups[1] != shape[1] ||
+      lanes.element_count() != values.element_count() ||
+      bases.element_count() != static_cast<size_t>(shape[0]) ||
+      starts.element_count() != static_cast<size_t>(groups[0]) + 1 ||
+      (bias.element_count() && bias.element_count() != static_cast<size_t>(out[1])))
+    return ffi::Error::InvalidArgument("shapes of an arrangement do not fit together");
+  const Kernels* kernels = kernels_for_width(shape[1]);
+  if (!kernels)
+    return ffi::Error::InvalidArgument(
+        "condensed layer: it is arranged for vectors of " + std::to_string(shape[1]) +
+        " floats, which this machine does not have; pack it here");
+  const Windows w = {x.typed_data(),
+                     values.typed_data(),
+                     lanes.typed_data(),
+                     bases.typed_data(),
+                     starts.typed_data(),
+                     neurons.typed_data(),
+                     bias.element_count() ? bias.typed_data() : nullptr,
+                     y->typed_data(),
+                     in[0],
+                     in[1],
+                     out[1],
+                     shape[0],
+                     groups[0]};
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  return error_of(run(w, *kernels, threads, on_pool(pool, threads)), in[1], out[1]);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, windows,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, matmul,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<std::string_view>("instructions"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_convolution, convolution,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<ffi::Span<const int64_t>>("window"));
+
+}  // namespace srigl
+
+extern "C" {
+
+// The instruction set in use, "avx512", "avx2" or "plain"; the floats in its vectors;
+// the inputs that it permutes at a time.
+__attribute__((visibility("default"))) const char* srigl_instructions() {
+  return srigl::kernels_for("")->name;
+}
+__attribute__((visibility("default"))) int64_t srigl_width() {
+  return srigl::kernels_for("")->width;
+}
+__attribute__((visibility("default"))) int64_t srigl_window() {
+  return srigl::kernels_for("")->window;
+}
+
+// An arrangement, to be freed; then its number of steps and its arrays.
+__attribute__((visibility("default"))) void* srigl_arrange(
+    const float* values, const int32_t* indices, const int32_t* active,
+    int64_t active_count, int64_t k, int64_t fan_in, int64_t width, int64_t window) {
+  return new srigl::Arrangement(srigl::arrange(values, indices, active, active_count, k,
+                                               fan_in, width, window));
+}
+__attribute__((visibility("default"))) int64_t srigl_arranged_steps(void* arrangement) {
+  return static_cast<srigl::Arrangement*>(arrangement)->bases.size();
+}
+__attribute__((visibility("default"))) const void* srigl_arranged(void* arrangement,
+                                                                  int64_t field) {
+  const auto* a = static_cast<srigl::Arrangement*>(arrangement);
+  const void* fields[] = {a->values.data(), a->lanes.data(), a->bases.data(),
+                          a->starts.data(), a->neurons.data()};
+  return fields[field];
+}
+__attribute__((visibility("default"))) void srigl_arranged_free(void* arrangement) {
+  delete static_cast<srigl::Arrangement*>(arrangement);
+}
+
+}  // extern "C"

@@ -1,0 +1,381 @@
+// The kernels, for vectors of SRIGL_WIDTH floats, in namespace SRIGL_SET.
+//
+// Included once by each kernels_*.cc, which is compiled for one instruction set. No
+// standard library function may be called from here: an inline one compiled for AVX-512
+// could be the copy that the linker keeps for all.
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace srigl {
+namespace SRIGL_SET {
+namespace {
+
+constexpr int kWidth = SRIGL_WIDTH;
+// Alignment 4: a load through it is an unaligned one.
+typedef float Vector __attribute__((vector_size(4 * SRIGL_WIDTH), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+inline Vector zero() { return Vector{}; }
+
+template <size_t... I>
+inline Vector broadcast(float f, std::index_sequence<I...>) {
+  return Vector{((void)I, f)...};
+}
+inline Vector broadcast(float f) {
+  return broadcast(f, std::make_index_sequence<kWidth>());
+}
+
+// Inputs are looked up one by one: hardware gathers are slower on the machines measured.
+template <size_t... I>
+inline Vector lookup(const float* x, const uint32_t* index, std::index_sequence<I...>) {
+  return Vector{x[index[I]]...};
+}
+// Loads are what bounds this: four indices come in one.
+template <size_t... I>
+inline Vector lookup(const float* x, const uint16_t* index, std::index_sequence<I...>) {
+  uint64_t four[kWidth / 4];
+  __builtin_memcpy(four, index, sizeof(four));
+  return Vector{x[static_cast<uint16_t>(four[I / 4] >> (16 * (I % 4)))]...};
+}
+template <typename Index>
+inline Vector lookup(const float* x, const Index* index) {
+  return lookup(x, index, std::make_index_sequence<kWidth>());
+}
+
+inline float sum(Vector v) {
+  float parts[kWidth];
+  store(parts, v);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  return parts[0];
+}
+
+// One round of the transposition by halves: exchanges the off-diagonal blocks of side
+// S within blocks of side 2S.
+template <int S, size_t... I>
+inline void exchange(Vector& a, Vector& b, std::index_sequence<I...>) {
+  const Vector low = __builtin_shufflevector(
+      a, b, ((I & S) ? kWidth + static_cast<int>(I) - S : static_cast<int>(I))...);
+  const Vector high = __builtin_shufflevector(
+      a, b, ((I & S) ? kWidth + static_cast<int>(I) : static_cast<int>(I) + S)...);
+  a = low;
+  b = high;
+}
+template <int S>
+inline void exchange_all(Vector* rows) {
+  if constexpr (S > 0) {
+    for (int i = 0; i < kWidth; ++i)
+      if (!(i & S))
+        exchange<S>(rows[i], rows[i + S], std::make_index_sequence<kWidth>());
+    exchange_all<S / 2>(rows);
+  }
+}
+inline void transpose(Vector* rows) { exchange_all<kWidth / 2>(rows); }
+
+// Negative indices are read as large ones. The largest is of the indices' own type, so
+// that as many as possible are compared at a time.
+template <typename Index>
+inline bool all_below(const Index* indices, int64_t count, int64_t bound) {
+  Index largest = 0;
+  for (int64_t j = 0; j < count; ++j)
+    largest = indices[j] > largest ? indices[j] : largest;
+  return count == 0 || largest < static_cast<uint64_t>(bound);
+}
+
+inline void fill_with_bias(const Problem& p, const Chunk& chunk, float* y) {
+  for (int64_t n = chunk.first; n < chunk.last; ++n) y[n] = p.bias ? p.bias[n] : 0.0f;
+}
+
+template <typename Index>
+bool single(const Problem& p, const Chunk& chunk) {
+  const Index* all = static_cast<const Index*>(p.indices);
+  if (chunk.last - chunk.first != chunk.end - chunk.begin)
+    fill_with_bias(p, chunk, p.y);
+  for (int64_t i = chunk.begin; i < chunk.end; ++i) {
+    const Index* indices = all + i * p.k;
+    const float* values = p.values + i * p.k;
+    if (!all_below(indices, p.k, p.fan_in())) return false;
+    Vector even = zero(), odd = zero();
+    int64_t j = 0;
+    for (; j + 2 * kWidth <= p.k; j += 2 * kWidth) {
+      even += lookup(p.x, indices + j) * load(values + j);
+      odd += lookup(p.x, indices + j + kWidth) * load(values + j + kWidth);
+    }
+    for (; j + kWidth <= p.k; j += kWidth)
+      even += lookup(p.x, indices + j) * load(values + j);
+    float y = sum(even + odd);
+    for (; j < p.k; ++j) y += p.x[indices[j]] * values[j];
+    const int64_t n = p.active[i];
+    p.y[n] = p.bias ? y + p.bias[n] : y;
+  }
+  return true;
+}
+
+bool single(const Problem& p, const Chunk& chunk) {
+  return p.index_bytes == 2 ? single<uint16_t>(p, chunk) : single<uint32_t>(p, chunk);
+}
+
+// Where the window of output position `position` reads at (row, column) of the kernel:
+// the group's first channel there, or null in the padding.
+struct Corner {
+  int64_t image, top, left;
+};
+
+inline Corner corner_of(const Problem& p, int64_t position) {
+  const int64_t column = position % p.out_width, rest = position / p.out_width;
+  return {rest / p.out_height, rest % p.out_height * p.stride_height - p.pad_top,
+          column * p.stride_width - p.pad_left};
+}
+
+inline const float* input_at(const Problem& p, const Corner& corner, int64_t row,
+                             int64_t column, int64_t group) {
+  const int64_t h = corner.top + row, w = corner.left + column;
+  if (h < 0 || h >= p.height || w < 0 || w >= p.width) return nullptr;
+  return p.x + ((corner.image * p.height + h) * p.width + w) * p.channels +
+         group * p.group_channels();
+}
+
+// scratch[c * stride + lane] = pointers[lane][c], zero where a pointer is null.
+void pack_lanes(const float* const* pointers, int64_t channels, int64_t stride,
+                float* scratch) {
+  int64_t c = 0;
+  for (; c + kWidth <= channels; c += kWidth) {
+    Vector rows[kWidth];
+    for (int lane = 0; lane < kWidth; ++lane)
+      rows[lane] = pointers[lane] ? load(pointers[lane] + c) : zero();
+    transpose(rows);
+    for (int i = 0; i < kWidth; ++i) store(scratch + (c + i) * stride, rows[i]);
+  }
+  for (; c < channels; ++c)
+    for (int lane = 0; lane < kWidth; ++lane)
+      scratch[c * stride + lane] = pointers[lane] ? pointers[lane][c] : 0.0f;
+}
+
+void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int vectors,
+          float* scratch) {
+  const int64_t lanes = int64_t{vectors} * kWidth;
+  for (int vector = 0; vector < vectors; ++vector) {
+    const int64_t first = int64_t{vector} * kWidth;
+    Corner corners[kWidth] = {};
+    for (int lane = 0; lane < kWidth; ++lane)
+      if (first + lane < count) corners[lane] = corner_of(p, begin + first + lane);
+    float* out = scratch + first;
+    for (int64_t row = 0; row < p.kernel_height; ++row)
+      for (int64_t column = 0; column < p.kernel_width; ++column) {
+        const float* pointers[kWidth];
+        for (int lane = 0; lane < kWidth; ++lane)
+          pointers[lane] = first + lane < count
+                               ? input_at(p, corners[lane], row, column, group)
+                               : nullptr;
+        pack_lanes(pointers, p.group_channels(), lanes, out);
+        out += p.group_channels() * lanes;
+      }
+  }
+}
+
+// One neuron at all positions of the tile: sums[v] for v < kVectors. Several
+// independent sums hide the latency of the multiply-add.
+template <int kVectors, typename Index>
+inline void accumulate(const float* values, const Index* indices, int64_t k,
+                       const float* scratch, Vector* sums) {
+  constexpr int kLanes = kVectors * kWidth;
+  constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 2;
+  Vector partial[kUnroll][kVectors];
+  for (int u = 0; u < kUnroll; ++u)
+    for (int v = 0; v < kVectors; ++v) partial[u][v] = zero();
+  int64_t j = 0;
+  for (; j + kUnroll <= k; j += kUnroll)
+    for (int u = 0; u < kUnroll; ++u) {
+      const float* x = scratch + static_cast<size_t>(indices[j + u]) * kLanes;
+      const Vector value = broadcast(values[j + u]);
+      for (int v = 0; v < kVectors; ++v) partial[u][v] += value * load(x + v * kWidth);
+    }
+  for (; j < k; ++j) {
+    const float* x = scratch + static_cast<size_t>(indices[j]) * kLanes;
+    const Vector value = broadcast(values[j]);
+    for (int v = 0; v < kVectors; ++v) partial[0][v] += value * load(x + v * kWidth);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    for (int u = kUnroll / 2; u > 0; u /= 2)
+      for (int w = 0; w < u; ++w) partial[w][v] += partial[w + u][v];
+    sums[v] = partial[0][v];
+  }
+}
+
+// kWidth neurons at kWidth positions, transposed into rows of y.
+inline void write_block(const Problem& p, const int32_t* active, Vector* rows,
+                        int64_t begin, int64_t count) {
+  transpose(rows);
+  const int64_t n = active[0];
+  const Vector bias = p.bias ? load(p.bias + n) : zero();
+  for (int64_t i = 0; i < count; ++i)
+    store(p.y + (begin + i) * p.neurons + n, rows[i] + bias);
+}
+
+inline void write_row(const Problem& p, int64_t n, const Vector* sums, int64_t begin,
+                      int64_t count) {
+  const float bias = p.bias ? p.bias[n] : 0.0f;
+  const float* row = reinterpret_cast<const float*>(sums);
+  for (int64_t i = 0; i < count; ++i) p.y[(begin + i) * p.neurons + n] = row[i] + bias;
+}
+
+template <int kVectors, typename Index>
+bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+          const float* scratch) {
+  const Index* all = static_cast<const Index*>(p.indices);
+  if (chunk.last - chunk.first != chunk.end - chunk.begin)
+    for (int64_t i = 0; i < count; ++i)
+      fill_with_bias(p, chunk, p.y + (begin + i) * p.neurons);
+  Vector sums[kWidth][kVectors];
+  for (int64_t i = chunk.begin; i < chunk.end; i += kWidth) {
+    const int rest = static_cast<int>(chunk.end - i);
+    const int neurons = rest < kWidth ? rest : kWidth;
+    for (int u = 0; u < neurons; ++u) {
+      const Index* indices = all + (i + u) * p.k;
+      if (!all_below(indices, p.k, p.fan_in())) return false;
+      accumulate<kVectors>(p.values + (i + u) * p.k, indices, p.k, scratch, sums[u]);
+    }
+    const int32_t* active = p.active + i;
+    if (neurons == kWidth && active[kWidth - 1] - active[0] == kWidth - 1) {
+      for (int v = 0; v < kVectors && v * kWidth < count; ++v) {
+        Vector rows[kWidth];
+        for (int u = 0; u < kWidth; ++u) rows[u] = sums[u][v];
+        const int64_t left = count - v * kWidth;
+        write_block(p, active, rows, begin + v * kWidth, left < kWidth ? left : kWidth);
+      }
+    } else {
+      for (int u = 0; u < neurons; ++u)
+        write_row(p, active[u], sums[u], begin, count);
+    }
+  }
+  return true;
+}
+
+template <typename Index>
+bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+          int vectors, const float* scratch) {
+  return vectors == 1   ? tile<1, Index>(p, chunk, begin, count, scratch)
+         : vectors == 2 ? tile<2, Index>(p, chunk, begin, count, scratch)
+                        : tile<4, Index>(p, chunk, begin, count, scratch);
+}
+
+bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+          int vectors, const float* scratch) {
+  return p.index_bytes == 2
+             ? tile<uint16_t>(p, chunk, begin, count, vectors, scratch)
+             : tile<uint32_t>(p, chunk, begin, count, vectors, scratch);
+}
+
+// One output pixel of a depthwise convolution with one neuron for each channel.
+void depthwise_pixel(const Problem& p, const float* taps, const Corner& corner,
+                     float* y) {
+  int64_t c = 0;
+  for (; c + kWidth <= p.channels; c += kWidth) {
+    Vector sum = p.bias ? load(p.bias + c) : zero();
+    for (int64_t row = 0; row < p.kernel_height; ++row)
+      for (int64_t column = 0; column < p.kernel_width; ++column)
+        if (const float* x = input_at(p, corner, row, column, 0))
+          sum += load(x + c) *
+                 load(taps + (row * p.kernel_width + column) * p.neurons + c);
+    store(y + c, sum);
+  }
+  for (; c < p.channels; ++c) {
+    float sum = p.bias ? p.bias[c] : 0.0f;
+    for (int64_t row = 0; row < p.kernel_height; ++row)
+      for (int64_t column = 0; column < p.kernel_width; ++column)
+        if (const float* x = input_at(p, corner, row, column, 0))
+          sum += x[c] * taps[(row * p.kernel_width + column) * p.neurons + c];
+    y[c] = sum;
+  }
+}
+
+void depthwise(const Problem& p, const float* taps, int64_t begin, int64_t end) {
+  for (int64_t position = begin * p.out_width; position < end * p.out_width; ++position)
+    depthwise_pixel(p, taps, corner_of(p, position), p.y + position * p.neurons);
+}
+
+// result[i] = window[lanes[i]], for lanes below kWindow; surplus bits are ignored.
+#if defined(__AVX512F__) && SRIGL_WIDTH == 16
+constexpr int kWindow = 32;
+inline Vector permute(const float* window, const uint8_t* lanes) {
+  const __m512i index =
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
+  return (Vector)_mm512_permutex2var_ps(_mm512_loadu_ps(window), index,
+                                        _mm512_loadu_ps(window + 16));
+}
+#elif defined(__AVX2__) && SRIGL_WIDTH == 8
+// Choosing from 16 inputs takes two permutations and a blend: fewer idle lanes, but
+// slower steps, a quarter slower in all at 90 % sparsity.
+constexpr int kWindow = 8;
+inline Vector permute(const float* window, const uint8_t* lanes) {
+  const __m256i index =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
+  return (Vector)_mm256_permutevar8x32_ps(_mm256_loadu_ps(window), index);
+}
+#else
+constexpr int kWindow = 2 * kWidth;
+inline Vector permute(const float* window, const uint8_t* lanes) {
+  Vector result;
+  for (int i = 0; i < kWidth; ++i) result[i] = window[lanes[i] & (kWindow - 1)];
+  return result;
+}
+#endif
+
+// As unsigned, so that negative numbers are large.
+inline bool in_bounds(const Windows& w, int64_t begin, int64_t end) {
+  if (w.starts[begin] < 0 || w.starts[end] > w.steps) return false;
+  for (int64_t group = begin; group < end; ++group)
+    if (w.starts[group] > w.starts[group + 1]) return false;
+  uint32_t largest = 0;
+  for (int64_t step = w.starts[begin]; step < w.starts[end]; ++step) {
+    const uint32_t base = w.bases[step];
+    largest = base > largest ? base : largest;
+  }
+  if (int64_t{largest} + kWindow > w.fan_in) return false;
+  for (int64_t i = begin * kWidth; i < end * kWidth; ++i)
+    if (w.neurons[i] < -1 || w.neurons[i] >= w.outputs) return false;
+  return true;
+}
+
+bool windows(const Windows& w, int64_t begin, int64_t end) {
+  if (!in_bounds(w, begin, end)) return false;
+  for (int64_t example = 0; example < w.batch; ++example) {
+    const float* x = w.x + example * w.fan_in;
+    float* y = w.y + example * w.outputs;
+    for (int64_t group = begin; group < end; ++group) {
+      Vector even = zero(), odd = zero();
+      int64_t step = w.starts[group];
+      const int64_t last = w.starts[group + 1];
+      for (; step + 2 <= last; step += 2) {
+        even += permute(x + w.bases[step], w.lanes + step * kWidth) *
+                load(w.values + step * kWidth);
+        odd += permute(x + w.bases[step + 1], w.lanes + (step + 1) * kWidth) *
+               load(w.values + (step + 1) * kWidth);
+      }
+      if (step < last)
+        even += permute(x + w.bases[step], w.lanes + step * kWidth) *
+                load(w.values + step * kWidth);
+      even += odd;
+      const int32_t* neurons = w.neurons + group * kWidth;
+      for (int lane = 0; lane < kWidth; ++lane)
+        if (const int64_t n = neurons[lane]; n >= 0)
+          y[n] = w.bias ? even[lane] + w.bias[n] : even[lane];
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+const Kernels kKernels = {SRIGL_NAME, kWidth,    kWindow, single,
+                          pack,       tile,      depthwise, windows};
+
+}  // namespace SRIGL_SET
+}  // namespace srigl

@@ -1,0 +1,197 @@
+#include "run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace srigl {
+namespace {
+
+// Waking a second thread takes tens of microseconds, in which the first goes on with
+// the tasks there are: several for each thread, but none smaller than this.
+constexpr int64_t kTaskMultiplications = 15'000;
+constexpr int64_t kTasksPerThread = 6;
+// Of the packed inputs of a tile, so that they stay in a core's own cache.
+constexpr int64_t kTileBytes = 384 * 1024;
+
+bool active_is_valid(const Problem& p) {
+  int64_t last = -1;
+  for (int64_t i = 0; i < p.active_count; ++i) {
+    if (p.active[i] <= last || p.active[i] >= p.neurons) return false;
+    last = p.active[i];
+  }
+  return true;
+}
+
+// Splits the active neurons of every group into `parts`, all outputs covered.
+std::vector<Chunk> make_chunks(const Problem& p, int64_t parts) {
+  std::vector<Chunk> chunks;
+  for (int64_t group = 0; group < p.groups; ++group) {
+    const int64_t first = group * p.group_neurons(), last = first + p.group_neurons();
+    const int32_t* end = p.active + p.active_count;
+    const int64_t low = std::lower_bound(p.active, end, first) - p.active;
+    const int64_t high = std::lower_bound(p.active, end, last) - p.active;
+    // Whole vectors of neurons, so that they are written as vectors.
+    int64_t size = std::max<int64_t>(1, (high - low + parts - 1) / parts);
+    size = (size + 15) / 16 * 16;
+    int64_t begin = low;
+    do {
+      const int64_t stop = std::min(high, begin + size);
+      const int64_t from = begin == low ? first : p.active[begin];
+      const int64_t to = stop == high ? last : p.active[stop];
+      chunks.push_back({begin, stop, group, from, to});
+      begin = stop;
+    } while (begin < high);
+  }
+  return chunks;
+}
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+
+// Room for packed inputs, kept by each thread and aligned to cache lines: a vector
+// that crosses one costs two loads.
+float* scratch(int64_t floats) {
+  thread_local std::unique_ptr<float, Free> buffer;
+  thread_local int64_t size = 0;
+  if (floats > size) {
+    const int64_t bytes = (floats * 4 + 63) / 64 * 64;
+    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    size = buffer ? bytes / 4 : 0;
+  }
+  return buffer.get();
+}
+
+Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
+                  const ParallelFor& parallel_for) {
+  const int64_t work = p.active_count * p.k;
+  const auto chunks = make_chunks(
+      p, std::clamp<int64_t>(work / kTaskMultiplications, 1,
+                             threads == 1 ? 1 : kTasksPerThread * threads));
+  std::atomic<bool> ok{true};
+  parallel_for(chunks.size(), [&](int64_t task) {
+    if (!kernels.single(p, chunks[task])) ok = false;
+  });
+  return ok ? Status::kOk : Status::kBadIndex;
+}
+
+Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
+                     const ParallelFor& parallel_for) {
+  const int64_t taps_count = p.fan_in();
+  std::vector<float> taps(taps_count * p.neurons, 0.0f);
+  for (int64_t i = 0; i < p.active_count; ++i)
+    for (int64_t j = 0; j < p.k; ++j) {
+      const int64_t at = i * p.k + j;
+      const int64_t tap = p.index_bytes == 2
+                              ? static_cast<const uint16_t*>(p.indices)[at]
+                              : static_cast<const uint32_t*>(p.indices)[at];
+      if (tap >= taps_count) return Status::kBadIndex;
+      taps[tap * p.neurons + p.active[i]] += p.values[at];
+    }
+  const int64_t rows = p.batch * p.out_height;
+  const int64_t work = p.positions() * p.neurons * taps_count;
+  const int64_t tasks =
+      std::clamp<int64_t>(work / kTaskMultiplications, 1, std::min(rows, 4 * threads));
+  parallel_for(tasks, [&](int64_t task) {
+    kernels.depthwise(p, taps.data(), rows * task / tasks, rows * (task + 1) / tasks);
+  });
+  return Status::kOk;
+}
+
+Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
+                 const ParallelFor& parallel_for) {
+  const int64_t width = kernels.width, positions = p.positions();
+  const int vectors =
+      positions > width && p.fan_in() * 2 * width * 4 <= kTileBytes ? 2 : 1;
+  const int64_t lanes = vectors * width;
+  const int64_t tiles = (positions + lanes - 1) / lanes;
+  // Each task packs its own inputs: neurons are split only if there are few tiles.
+  const int64_t work = positions * p.active_count * p.k / p.groups;
+  const int64_t parts = std::clamp<int64_t>(
+      std::min((2 * threads + tiles - 1) / tiles, work / kTaskMultiplications), 1,
+      2 * threads);
+  const auto chunks = make_chunks(p, tiles >= 2 * threads || threads == 1 ? 1 : parts);
+  const int64_t count = chunks.size();
+  std::atomic<bool> ok{true};
+  parallel_for(tiles * count, [&](int64_t task) {
+    const Chunk& chunk = chunks[task % count];
+    const int64_t begin = task / count * lanes;
+    const int64_t here = std::min(lanes, positions - begin);
+    float* packed = scratch(p.fan_in() * lanes);
+    kernels.pack(p, chunk.group, begin, here, vectors, packed);
+    if (!kernels.tile(p, chunk, begin, here, vectors, packed)) ok = false;
+  });
+  return ok ? Status::kOk : Status::kBadIndex;
+}
+
+}  // namespace
+
+Status run(const Windows& w, const Kernels& kernels, int64_t threads,
+           const ParallelFor& parallel_for) {
+  std::vector<float> padded;
+  Windows here = w;
+  if (w.fan_in < kernels.window) {
+    padded.resize(w.batch * kernels.window);
+    for (int64_t b = 0; b < w.batch; ++b)
+      std::copy_n(w.x + b * w.fan_in, w.fan_in, &padded[b * kernels.window]);
+    here.x = padded.data();
+    here.fan_in = kernels.window;
+  }
+  // Inactive neurons are in no group.
+  for (int64_t b = 0; b < w.batch; ++b)
+    for (int64_t n = 0; n < w.outputs; ++n)
+      w.y[b * w.outputs + n] = w.bias ? w.bias[n] : 0.0f;
+  const int64_t work = w.batch * w.steps * kernels.width;
+  const int64_t tasks = std::clamp<int64_t>(
+      work / kTaskMultiplications, 1,
+      threads == 1 ? 1 : std::min(w.groups, kTasksPerThread * threads));
+  std::atomic<bool> ok{true};
+  parallel_for(tasks, [&](int64_t task) {
+    if (!kernels.windows(here, w.groups * task / tasks, w.groups * (task + 1) / tasks))
+      ok = false;
+  });
+  return ok ? Status::kOk : Status::kBadWindows;
+}
+
+Status run(const Problem& p, const Kernels& kernels, int64_t threads,
+           const ParallelFor& parallel_for) {
+  if (!active_is_valid(p)) return Status::kBadActive;
+  if (p.positions() == 0 || p.neurons == 0) return Status::kOk;
+  if (p.is_single()) return run_single(p, kernels, threads, parallel_for);
+  if (p.groups == p.channels && p.neurons == p.channels && p.groups > 1)
+    return run_depthwise(p, kernels, threads, parallel_for);
+  return run_tiles(p, kernels, threads, parallel_for);
+}
+
+const Kernels* kernels_for_width(int64_t width) {
+  for (const char* name : {"avx512", "avx2", "plain"})
+    if (const Kernels* kernels = kernels_for(name); kernels && kernels->width == width)
+      return kernels;
+  return nullptr;
+}
+
+const Kernels* kernels_for(const char* name) {
+  const auto is = [&](const Kernels& kernels) {
+    for (const char *a = name, *b = kernels.name;; ++a, ++b)
+      if (*a != *b) return false;
+      else if (!*a) return true;
+  };
+#if defined(__x86_64__)
+  const bool any = !name || !*name;
+  if ((any || is(avx512_kernels())) && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq"))
+    return &avx512_kernels();
+  if ((any || is(avx2_kernels())) && __builtin_cpu_supports("avx2") &&
+      __builtin_cpu_supports("fma"))
+    return &avx2_kernels();
+#else
+  const bool any = !name || !*name;
+#endif
+  return any || is(plain_kernels()) ? &plain_kernels() : nullptr;
+}
+
+}  // namespace srigl

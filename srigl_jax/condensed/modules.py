@@ -1,0 +1,96 @@
+"""flax.nnx layers in condensed form, to stand where `Linear` and `Conv` stood."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from srigl_jax.condensed.convolution import Padding, condensed_conv
+from srigl_jax.condensed.matmul import condensed_matmul
+from srigl_jax.condensed.representation import Condensed
+
+
+class CondensedVariable(nnx.Variable):
+    """Holds the `Condensed` form of a layer."""
+
+
+class CondensedLinear(nnx.Module):
+    """A dense layer's replacement; also of an attention projection."""
+
+    def __init__(
+        self,
+        condensed: Condensed,
+        *,
+        input_axes: int = 1,
+        output_shape: Sequence[int] | None = None,
+        implementation: str = "auto",
+    ):
+        """Wraps a condensed layer.
+
+        Args:
+          condensed: the weights.
+          input_axes: how many trailing axes of the input the fan-in spans, 2 for the
+            output projection of an attention, (heads, head size).
+          output_shape: what the neurons are reshaped to, (heads, head size) for the
+            input projections of an attention; (neurons,) unless given.
+          implementation: of `condensed_matmul`.
+        """
+        self.condensed = CondensedVariable(condensed)
+        self.input_axes = input_axes
+        neurons = condensed.layout.neurons
+        self.output_shape = tuple(output_shape or (neurons,))
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array, out_sharding: None = None) -> jax.Array:
+        """Maps f[..., inputs] to f[..., *output_shape].
+
+        Attention passes `out_sharding` to its projections; only None has a meaning.
+        """
+        if out_sharding is not None:
+            raise ValueError(
+                f"out_sharding is {out_sharding}: a condensed layer takes none"
+            )
+        x = x.reshape(*x.shape[: x.ndim - self.input_axes], -1)
+        y = condensed_matmul(x, self.condensed.get_value(), self.implementation)
+        return y.reshape(*y.shape[:-1], *self.output_shape)
+
+
+class CondensedConv(nnx.Module):
+    """A convolution's replacement."""
+
+    def __init__(
+        self,
+        condensed: Condensed,
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "SAME",
+        feature_group_count: int = 1,
+        implementation: str = "auto",
+    ):
+        """Wraps a condensed kernel; the rest is as in `condensed_conv`."""
+        self.condensed = CondensedVariable(condensed)
+        self.strides = strides if isinstance(strides, int) else tuple(strides)
+        is_named = isinstance(padding, str)
+        self.padding = padding if is_named else tuple(tuple(p) for p in padding)
+        self.feature_group_count = feature_group_count
+        self.implementation = implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps f[batch, height, width, channels] to f[batch, ..., neurons]."""
+        return condensed_conv(
+            x,
+            self.condensed.get_value(),
+            strides=self.strides,
+            padding=self.padding,
+            feature_group_count=self.feature_group_count,
+            implementation=self.implementation,
+        )
+
+
+class Identity(nnx.Module):
+    """Stands where a normalisation stood that was folded into the layer before it."""
+
+    def __call__(self, x: jax.Array, *args: object, **options: object) -> jax.Array:
+        """Returns x; takes whatever else the normalisation was called with."""
+        del args, options
+        return x

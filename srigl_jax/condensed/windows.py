@@ -1,0 +1,133 @@
+"""A condensed layer arranged for single examples, on CPUs with permute instructions.
+
+At batch 1 a condensed product is bound by looking inputs up one by one. Here a vector
+of neurons looks one input each up with a single instruction: in every step the lanes
+read from one window of neighbouring inputs that fits the registers, and a lane without
+a weight there multiplies by 0. Lanes are neurons with similar inputs, and the window
+slides to the least input that is still to be read. In N:M sparsity lanes advance
+together by themselves, and few are idle.
+"""
+
+import ctypes
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srigl_jax.condensed import native
+from srigl_jax.condensed.representation import Condensed
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("values", "lanes", "bases", "starts", "neurons", "bias"),
+    meta_fields=("fan_in", "outputs"),
+)
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """One layer arranged for this machine's vectors; a pytree.
+
+    Attributes:
+      values: f32[steps, width], width the floats in a vector.
+      lanes: u8[steps, width]: where in the window each lane reads.
+      bases: i32[steps]: where the window of inputs begins.
+      starts: i32[groups + 1]: the steps of each group of `width` neurons.
+      neurons: i32[groups, width]: which outputs they are; -1 for an empty lane.
+      bias: f[outputs] or None.
+      fan_in: width of the input.
+      outputs: neurons, ablated ones included.
+    """
+
+    values: jax.Array
+    lanes: jax.Array
+    bases: jax.Array
+    starts: jax.Array
+    neurons: jax.Array
+    bias: jax.Array | None
+    fan_in: int
+    outputs: int
+
+
+def arrange(c: Condensed) -> Windows:
+    """Arranges a layer for this machine. Takes about a second for 10^6 weights.
+
+    Raises:
+      RuntimeError: the C++ kernels are not built.
+    """
+    native.require()
+    library, _ = native.load()
+    width, window = library.srigl_width(), library.srigl_window()
+    values = np.ascontiguousarray(c.values, np.float32)
+    indices = np.ascontiguousarray(c.indices, np.int32)
+    active = np.ascontiguousarray(c.active, np.int32)
+    library.srigl_arrange.restype = ctypes.c_void_p
+    made = ctypes.c_void_p(
+        library.srigl_arrange(
+            *(ctypes.c_void_p(a.ctypes.data) for a in (values, indices, active)),
+            *map(ctypes.c_int64, (*values.shape, c.layout.fan_in, width, window)),
+        )
+    )
+    try:
+        library.srigl_arranged_steps.restype = ctypes.c_int64
+        steps = library.srigl_arranged_steps(made)
+        groups = -(-len(active) // width)
+        fields = (
+            ((steps, width), np.float32),
+            ((steps, width), np.uint8),
+            ((steps,), np.int32),
+            ((groups + 1,), np.int32),
+            ((groups, width), np.int32),
+        )
+        arrays = [_copy(library, made, i, *field) for i, field in enumerate(fields)]
+    finally:
+        library.srigl_arranged_free(made)
+    return Windows(*arrays, c.bias, c.layout.fan_in, c.layout.neurons)
+
+
+def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
+    """Multiplies by a layer arranged in windows and adds its bias; on CPUs alone.
+
+    Args:
+      x: f[..., fan_in], any leading dimensions; few examples in all, since each goes
+        through the layer by itself.
+      w: the layer, arranged on a machine with vectors of the same width.
+
+    Returns:
+      f[..., outputs], of x's type, computed in float32. Not differentiable: train and
+      differentiate the `Condensed` form.
+
+    Raises:
+      ValueError: the width of x is not the fan-in.
+      RuntimeError: the C++ kernels are not built.
+    """
+    native.require()
+    if x.ndim == 0 or x.shape[-1] != w.fan_in:
+        raise ValueError(
+            f"x has shape {x.shape}: its last axis must be the layer's fan-in, "
+            f"{w.fan_in}"
+        )
+    bias = jnp.zeros(0) if w.bias is None else w.bias.astype(jnp.float32)
+    operands = w.values, w.lanes, w.bases, w.starts, w.neurons, bias
+
+    def call(x, *operands):
+        shape = jax.ShapeDtypeStruct((len(x), w.outputs), jnp.float32)
+        multiply = jax.ffi.ffi_call(
+            native.TARGETS["srigl_windows"], shape, vmap_method="sequential"
+        )
+        return multiply(x, *operands)
+
+    rows = x.reshape(-1, w.fan_in).astype(jnp.float32)
+    y = native.folding_batches(call)(rows, *operands)
+    return y.reshape(*x.shape[:-1], w.outputs).astype(x.dtype)
+
+
+def _copy(library, arrangement, field, shape, dtype):
+    library.srigl_arranged.restype = ctypes.c_void_p
+    pointer = library.srigl_arranged(arrangement, ctypes.c_int64(field))
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not size:
+        return jnp.zeros(shape, dtype)
+    copied = ctypes.string_at(pointer, size)
+    return jnp.asarray(np.frombuffer(copied, dtype).reshape(shape))

@@ -1,0 +1,125 @@
+import dataclasses
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from layers import random_layer
+
+from srigl_jax.condensed import native
+from srigl_jax.condensed.matmul import condensed_matmul
+
+needs_kernels = pytest.mark.skipif(
+    not native.available(), reason="the C++ kernels are not built"
+)
+SOURCES = Path(__file__).parents[2] / "srigl_jax/condensed/csrc"
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 3, 20, 40])
+def test_every_instruction_set_of_this_machine(rng, batch):
+    best = native.instructions()
+    sets = {"plain": ["plain"], "avx2": ["plain", "avx2"]}
+    c, dense, bias = random_layer(rng, 200, 50, 33, ablated=4)
+    x = rng.normal(size=(batch, 200)).astype(np.float32)
+    for name in sets.get(best, ["plain", "avx2", "avx512"]):
+        arrays = c.values, c.indices, c.active, c.bias
+        y = native.product(c.layout, x, *arrays, instructions=name)
+        np.testing.assert_allclose(y, x @ dense + bias, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("indices", 200, "not below the fan-in, 200"),
+        ("indices", 2**16 - 1, "not below the fan-in, 200"),
+        ("active", 50, "active must ascend"),
+        ("active", -1, "active must ascend"),
+    ],
+)
+def test_a_bad_index_is_an_error(rng, batch, field, value, message):
+    c, _, _ = random_layer(rng, 200, 50, 33)
+    array = np.array(getattr(c, field))
+    array.flat[-1] = value
+    bad = dataclasses.replace(c, **{field: array})
+    x = np.zeros((batch, 200), np.float32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        condensed_matmul(x, bad, "native").block_until_ready()
+
+
+@needs_kernels
+def test_a_negative_32_bit_index_is_an_error(rng):
+    c, _, _ = random_layer(rng, 200, 50, 33)
+    indices = np.array(c.indices, np.int32)
+    indices[7, 7] = -1
+    bad = dataclasses.replace(c, indices=indices)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not below the fan-in"):
+        condensed_matmul(np.zeros((5, 200), np.float32), bad, "native")
+
+
+@needs_kernels
+def test_many_calls_at_once(rng):
+    """Each on all threads, while the others hold them."""
+    c, dense, bias = random_layer(rng, 512, 256, 51)
+    x = rng.normal(size=(16, 40, 512)).astype(np.float32)
+    f = jax.jit(lambda x: condensed_matmul(x, c, "native"))
+    for y, xi in zip([f(xi) for xi in x], x, strict=True):
+        np.testing.assert_allclose(y, xi @ dense + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: (None, "the kernels were not built"))
+    native.mention_absence.cache_clear()
+    yield
+    native.mention_absence.cache_clear()
+
+
+def test_without_kernels_auto_runs_and_says_so_once(rng, without_kernels, caplog):
+    c, dense, bias = random_layer(rng, 20, 10, 3)
+    x = rng.normal(size=(2, 20)).astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            y = condensed_matmul(x, c)
+    np.testing.assert_allclose(y, x @ dense + bias, rtol=1e-4, atol=1e-4)
+    (record,) = caplog.records
+    assert "install a C++17 compiler" in record.getMessage()
+
+
+def test_without_kernels_asking_for_them_says_what_to_do(rng, without_kernels):
+    c, _, _ = random_layer(rng, 20, 10, 3)
+    with pytest.raises(RuntimeError, match="not built: install a C\\+\\+17 compiler"):
+        condensed_matmul(np.zeros((2, 20), np.float32), c, "native")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_sanitizers_find_nothing(tmp_path, width):
+    """Random shapes, empty ones and bad indices, under ASan and UBSan.
+
+    Vectors of 16 floats are emulated with narrower ones, so that the code for AVX-512
+    is run on machines without it.
+    """
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+    binary = tmp_path / "fuzz"
+    flags = ["-mavx2", "-mfma"] if width > 4 and "avx" in native.instructions() else []
+    sources = [Path(__file__).parent / "fuzz_kernels.cc"]
+    sources += [SOURCES / f"{name}.cc" for name in ("run", "arrange")]
+    subprocess.run(
+        [
+            *(compiler, "-std=c++17", "-O1", "-g", f"-DFUZZ_WIDTH={width}", *flags),
+            *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+            *(f"-I{SOURCES}", *map(str, sources), "-o", str(binary)),
+        ],
+        check=True,
+    )
+    done = subprocess.run([binary, "400"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "400 problems" in done.stdout

@@ -1,0 +1,75 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from layers import random_layer
+
+from srigl_jax.condensed import native
+from srigl_jax.condensed.representation import condense
+from srigl_jax.condensed.windows import arrange, windows_matmul
+
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason="the C++ kernels are not built"
+)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("fan_in", "neurons", "k", "ablated"),
+    [(1, 1, 1, 0), (7, 9, 3, 2), (300, 40, 31, 1), (300, 64, 300, 0), (20, 6, 4, 6)],
+    ids=str,
+)
+def test_equals_the_masked_product(rng, batch, fan_in, neurons, k, ablated):
+    c, dense, bias = random_layer(rng, fan_in, neurons, k, ablated=ablated)
+    x = rng.normal(size=(batch, fan_in)).astype(np.float32)
+    y = windows_matmul(x, arrange(c))
+    np.testing.assert_allclose(y, x @ dense + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_unequal_fan_ins_store_no_padding_of_rows(rng):
+    """A row shorter than k ends in zeros at index 0, which no lane should read."""
+    kernel = rng.normal(size=(64, 8)).astype(np.float32)
+    mask = np.zeros((64, 8), bool)
+    mask[:, 0] = True
+    mask[60, 1:] = True
+    w = arrange(condense(kernel, mask))
+    assert len(w.bases) == 64
+    x = rng.normal(size=(1, 64)).astype(np.float32)
+    np.testing.assert_allclose(
+        windows_matmul(x, w), x @ (kernel * mask), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_neurons_with_the_same_inputs_leave_no_lane_idle(rng):
+    """Alike neurons, scattered over the layer, are found and put together."""
+    width = native.load()[0].srigl_width()
+    kinds = rng.random((100, 4)).argsort(0) < 20
+    mask = kinds[:, np.arange(4 * width) % 4]
+    w = arrange(condense(np.ones(mask.shape, np.float32), mask))
+    assert w.values.shape == (4 * 20, width)
+
+
+def test_jit_vmap_and_leading_dimensions(rng):
+    c, dense, bias = random_layer(rng, 30, 12, 5)
+    w = arrange(c)
+    x = rng.normal(size=(2, 3, 30)).astype(np.float32)
+    for f in (jax.jit(windows_matmul), jax.vmap(windows_matmul, (0, None))):
+        np.testing.assert_allclose(f(x, w), x @ dense + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("field", ["bases", "starts", "neurons"])
+@pytest.mark.parametrize("number", [-2, 2**31 - 1])
+def test_damage_is_an_error(rng, field, number):
+    w = arrange(random_layer(rng, 100, 20, 9)[0])
+    array = np.array(getattr(w, field))
+    array.flat[1] = number
+    bad = dataclasses.replace(w, **{field: array})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="windows is damaged"):
+        windows_matmul(np.zeros((1, 100), np.float32), bad).block_until_ready()
+
+
+def test_a_width_that_does_not_fit_is_named(rng):
+    w = arrange(random_layer(rng, 30, 12, 5)[0])
+    with pytest.raises(ValueError, match=r"shape \(2, 29\).*fan-in, 30"):
+        windows_matmul(np.zeros((2, 29), np.float32), w)
