@@ -208,7 +208,7 @@ def check_masks(masks: Any, plan: Plan, params: Any = None) -> None:
 
     Args:
       masks: as in the optimizer state.
-      plan: as made for the parameters.
+      plan: of the parameters, made with the options of the optimizer.
       params: the parameters; if given, their weights off the masks must be 0.
 
     Raises:
