@@ -297,7 +297,10 @@ def _finish(
             "topology_end": max(updates, default=None),
             "versions": _environment(config)["versions"],
         },
-        image_shape=dataset.train.images.shape[1:],
+        # The first layer of no other network reads the flattened image.
+        image_shape=(
+            dataset.train.images.shape[1:] if config.model.name == "mlp" else None
+        ),
     )
     print(render_table(rows))
     print(

@@ -19,13 +19,17 @@ from srigl_jax.metrics import series
 
 
 def learning_curve(
-    metrics: list[dict[str, Any]], topology_end: int | None = None
+    metrics: list[dict[str, Any]],
+    topology_end: int | None = None,
+    *,
+    split: str = "test",
 ) -> Picture | None:
     """Loss and accuracy over the steps; None if none was recorded.
 
     Args:
         metrics: records as `read_metrics` gives them; kinds "train" and "eval" count.
         topology_end: the step after which the topology stays as it is; marked.
+        split: what "eval" records were measured on: "test", "validation".
     """
     curves = {
         (name, kind): series(metrics, kind, name)
@@ -39,14 +43,14 @@ def learning_curve(
         for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             axes.set_title(name.capitalize())
             _plot(axes, *curves[name, "train"], color=LIGHT["muted"], label="train")
-            _plot(axes, *curves[name, "eval"], color=LIGHT["blue"], label="test")
+            _plot(axes, *curves[name, "eval"], color=LIGHT["blue"], label=split)
             _scale(axes, name)
             _step_axis(axes)
             _mark_topology_end(axes, topology_end)
         svg = to_svg(figure, title)
     return Picture(
         title,
-        "Grey is measured on training batches, blue on the test set. A gap between "
+        f"Grey is measured on training batches, blue on the {split} set. A gap between "
         "them is what the network learned by heart." + _end_reading(topology_end),
         svg,
     )

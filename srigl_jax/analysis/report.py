@@ -14,7 +14,6 @@ from srigl_jax.analysis import statistics
 from srigl_jax.analysis.history_plots import active_neurons, learning_curve
 from srigl_jax.analysis.mask_plots import fan_in_histogram, input_pixels, mask_drawing
 from srigl_jax.analysis.page import facts, gallery, headline, page, section, table
-from srigl_jax.analysis.svg import Picture
 from srigl_jax.analysis.table import COLUMNS, layer_cells, total_cells, totals
 from srigl_jax.progress import duration
 from srigl_jax.workdir import write_atomically
@@ -42,22 +41,23 @@ def write_report(
         metrics: records as `srigl_jax.metrics.read_metrics` gives them; may be empty.
         masks: bool[fan_in, neurons] of each sparse layer, in the order of the network;
             empty for a dense run.
-        outcome: what is known of these: `accuracy`, on the test set, in [0, 1];
-            `seconds` of wall time; `steps` trained; `topology_end`, the step of the
-            last topology update; `versions`, a dict of package to version.
-        image_shape: (height, width, channels) of the inputs if they are images; a layer
-            that reads the flattened image is then drawn on it.
+        outcome: what is known of these: `accuracy` in [0, 1]; `split`, the one it was
+            measured on, "test" by default; `seconds` of wall time; `steps` trained;
+            `topology_end`, the step of the last topology update; `versions`, a dict of
+            package to version.
+        image_shape: (height, width, channels) if the first layer reads a flattened
+            image; its weights are then drawn on that.
     """
     sections = [
         headline(_headline(rows, outcome)),
-        *_history(metrics, outcome.get("topology_end")),
+        *_history(metrics, outcome),
         section(
             "Layers",
             "k is the number of weights of each active neuron; a range where it varies "
             "from neuron to neuron.",
             table(COLUMNS, map(layer_cells, rows), total_cells(rows)),
         ),
-        *_topology(masks, image_shape),
+        *_topology(rows, masks, image_shape),
         *_facts("Configuration", config),
         *_facts("Versions", outcome.get("versions", {})),
     ]
@@ -92,15 +92,22 @@ def _subtitle(rows: list[dict[str, Any]], outcome: Mapping[str, Any]) -> str:
     return f"{sparse} of {len(rows)} layers sparse{steps}"
 
 
-def _history(metrics: list[dict[str, Any]], topology_end: int | None) -> Iterator[str]:
-    for draw in (learning_curve, active_neurons):
-        picture = draw(metrics, topology_end)
+def _history(
+    metrics: list[dict[str, Any]], outcome: Mapping[str, Any]
+) -> Iterator[str]:
+    end = outcome.get("topology_end")
+    for picture in (
+        learning_curve(metrics, end, split=outcome.get("split", "test")),
+        active_neurons(metrics, end),
+    ):
         if picture:
             yield section(picture.title, picture.reading, picture.svg)
 
 
 def _topology(
-    masks: Mapping[str, np.ndarray], image_shape: tuple[int, int, int] | None
+    rows: list[dict[str, Any]],
+    masks: Mapping[str, np.ndarray],
+    image_shape: tuple[int, int, int] | None,
 ) -> Iterator[str]:
     if not masks:
         return
@@ -116,8 +123,9 @@ def _topology(
         "shaded in orange are ablated neurons.",
         gallery((mask_drawing(*item) for item in masks.items()), 420),
     )
-    picture = _on_image(masks, image_shape)
-    if picture:
+    first = rows[0]["name"]
+    if image_shape and first in masks and len(masks[first]) == np.prod(image_shape):
+        picture = input_pixels(first, masks[first], image_shape)
         yield section(
             picture.title,
             picture.reading,
@@ -134,15 +142,6 @@ def _fan_in_title(masks: Mapping[str, np.ndarray]) -> str:
         f"Fan-in varies from neuron to neuron in {len(varying)} of {len(masks)} "
         "sparse layers"
     )
-
-
-def _on_image(
-    masks: Mapping[str, np.ndarray], image_shape: tuple[int, int, int] | None
-) -> Picture | None:
-    for name, mask in masks.items():
-        if image_shape and mask.shape[0] == np.prod(image_shape):
-            return input_pixels(name, mask, image_shape)
-    return None
 
 
 def _facts(heading: str, values: Mapping[str, Any]) -> Iterator[str]:

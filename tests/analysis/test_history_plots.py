@@ -31,6 +31,12 @@ def test_learning_title_without_evaluation_is_about_the_loss():
     assert learning_curve(records).title == "Training loss went from 2 to 0.25"
 
 
+def test_the_learning_curve_names_the_split_it_was_measured_on():
+    picture = learning_curve([evaluation(10, 0.5)], split="validation")
+    assert "blue on the validation set" in picture.reading
+    assert ">validation<" in picture.svg and ">test<" not in picture.svg
+
+
 @pytest.mark.parametrize("draw", [learning_curve, active_neurons])
 def test_nothing_recorded_is_no_picture(draw):
     assert draw([]) is None

@@ -146,6 +146,17 @@ def test_a_run_without_topology_records_still_shows_its_masks(tmp_path):
     assert Page(write(tmp_path, metrics=metrics)).tags["svg"] == 4
 
 
+def test_another_layer_as_wide_as_the_image_is_not_drawn_on_it(tmp_path):
+    rows = [SPARSE | {"name": "first", "shape": (3, 4)}, SPARSE]
+    assert "pixels" not in write(tmp_path, rows=rows)
+
+
+def test_the_split_that_was_measured_is_named_throughout(tmp_path):
+    outcome = PARTS["outcome"] | {"split": "validation"}
+    text = Page(write(tmp_path, outcome=outcome)).text
+    assert "Validation accuracy" in text and "test set" not in text
+
+
 def test_without_an_image_shape_no_layer_is_drawn_on_the_image(tmp_path):
     assert "pixels" not in write(tmp_path, image_shape=None)
 
