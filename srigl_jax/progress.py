@@ -12,14 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 class ProgressDisplay:
     """Shows how far a run is. A context manager; leaving it frees the terminal."""
 
-    def __init__(
-        self, total_steps: int, start_step: int = 0, enabled: bool | None = None
-    ):
+    def __init__(self, total_steps: int, enabled: bool | None = None):
         """Prepares the display.
 
         Args:
             total_steps: the step at which training ends.
-            start_step: the step it starts or resumes from.
             enabled: draw a bar; None: if standard output is a terminal.
         """
         self._total = total_steps
@@ -32,9 +29,7 @@ class ProgressDisplay:
                 console=Console(force_terminal=enabled),
                 expand=True,
             )
-            self._task = self._bar.add_task(
-                "", total=total_steps, completed=start_step, figures=""
-            )
+            self._task = self._bar.add_task("", total=total_steps, figures="")
 
     def __enter__(self) -> "ProgressDisplay":
         """Starts to draw."""

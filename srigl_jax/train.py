@@ -114,10 +114,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     ):
         step, state = saved.restore_latest(state) or (0, state)
         metrics.truncate_after(step or -1)  # At the start, step 0 is recorded again.
+        display.update(step)
         display.print(_greeting(config, plan, step, total_steps, workdir))
         monitor = Monitor(step, metrics, display, _seconds(read_metrics(metrics.path)))
         if step == 0:
             metrics.write("topology", 0, layers=_topology(state, plan))
+        scores = None
         while step < total_steps and stop.received is None:
             batch = data.train_batch(dataset, config.seed, step, config.batch_size)
             updates_topology = update_due(step, config.delta_t, topology_end)
@@ -143,7 +145,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 f"stopped after step {step} of {total_steps}, which is saved; the same "
                 "command resumes",
             )
-        scores = evaluate(state, data.eval_batches(dataset.test, 512))
+        if scores is None:  # The run was finished before.
+            scores = evaluate(state, data.eval_batches(dataset.test, 512))
         history = read_metrics(metrics.path)
     result = scores | {"steps": step, "seconds": _seconds(history)}
     return _finish(config, workdir, dataset, state, plan, history, result)

@@ -22,6 +22,7 @@ from runs import (
 )
 
 from srigl_jax import init_masks, make_plan
+from srigl_jax import train as train_module
 from srigl_jax.monitor import NotFiniteError
 from srigl_jax.train import train
 
@@ -232,6 +233,36 @@ def test_batch_statistics_are_in_the_checkpoint(convnet):
     means = [name for name in state if name.endswith("mean")]
     assert len(means) == 2
     assert all(state[name].any() for name in means)
+
+
+def test_only_an_mlp_is_drawn_on_the_image(trained, convnet):
+    # The convnet's hidden layer has as many inputs as the image has pixels.
+    assert checkpoint(convnet.workdir, STEPS)["params/hidden/kernel"].shape[0] == 64
+    assert "pixels" in (trained("srigl").workdir / "report.html").read_text()
+    assert "pixels" not in (convnet.workdir / "report.html").read_text()
+
+
+def test_every_evaluation_is_recorded_and_a_finished_run_evaluates_once(
+    data_dir, tmp_path, monkeypatch
+):
+    evaluations = []
+    make_evaluate = train_module.make_evaluate
+
+    def counted(forward):
+        evaluate = make_evaluate(forward)
+
+        def count(state, batches):
+            evaluations.append(int(state["step"]))
+            return evaluate(state, batches)
+
+        return count
+
+    monkeypatch.setattr(train_module, "make_evaluate", counted)
+    first = train(tiny(data_dir), tmp_path)
+    assert evaluations == recorded_steps(tmp_path, "eval") == [25, 50, STEPS]
+    again = train(tiny(data_dir), tmp_path)
+    assert evaluations[3:] == [STEPS]
+    assert again == first
 
 
 def test_the_convnet_learns_with_a_constant_fan_in(convnet):
