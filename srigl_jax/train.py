@@ -93,7 +93,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     topology_end = t_end(total_steps)
 
     definition, params, model_state = split_model(make_model(config, dataset))
-    plan = make_plan(params, **_plan_options(config))
+    plan = make_plan(params, **plan_options(config))
     optimizer = make_optimizer(config, total_steps, steps_per_epoch)
     # Only now, so that settings which cannot work never claim the workdir.
     check_config(workdir, config.to_dict(), ignore=_VIEW_FIELDS)
@@ -184,7 +184,7 @@ def make_optimizer(
         )
     if config.method == "dense":
         return inner
-    options = _plan_options(config) | {"seed": config.seed}
+    options = plan_options(config) | {"seed": config.seed}
     if config.method == "static":
         return srigl_jax.static(inner, **options)
     options |= {
@@ -205,7 +205,8 @@ def make_optimizer(
     )
 
 
-def _plan_options(config: ConfigDict) -> dict[str, Any]:
+def plan_options(config: ConfigDict) -> dict[str, Any]:
+    """What `make_plan` and the transforms are given of the config."""
     is_structured = config.method == "srigl"
     return {
         "sparsity": 0.0 if config.method == "dense" else config.sparsity,
@@ -236,7 +237,8 @@ def init_state(
     }
 
 
-def _masks(state: State, plan: Plan) -> Any:
+def masks_of(state: State, plan: Plan) -> Any:
+    """The masks like the parameters; `optax.MaskedNode()` where a leaf is dense."""
     if any(layer.is_sparse for layer in plan.values()):
         return srigl_jax.get_masks(state["opt_state"])
     return jax.tree.map(lambda _: optax.MaskedNode(), state["params"])
@@ -251,7 +253,7 @@ def _topology(state: State, plan: Plan) -> dict[str, dict[str, int]]:
             "fan_in": row.fan_in_max,
             "weights": row.weights,
         }
-        for row in summarize(_masks(state, plan), plan)
+        for row in summarize(masks_of(state, plan), plan)
         if row.sparse
     }
 
@@ -281,7 +283,7 @@ def _finish(
     result: dict[str, Any],
 ) -> dict[str, Any]:
     """Verifies the invariants, writes the results, prints where they are."""
-    masks = _masks(state, plan)
+    masks = masks_of(state, plan)
     srigl_jax.check_masks(masks, plan, state["params"])
     rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]
     split = "validation" if config.dataset.validation else "test"

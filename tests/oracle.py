@@ -7,11 +7,9 @@ of their position: row-major in a layer, by row in a neuron.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
-
-# Added before a float32 product is floored, so that 0.3 * 10 weights are 3.
-GUARD = np.float32(1e-4)
 
 
 def srigl(
@@ -66,7 +64,7 @@ def ablation_threshold(counts, inputs, budget, fan_in, gamma_sal):
     """The salient weights a neuron needs to live; 0 where ablation is off."""
     if gamma_sal == 0:
         return 0
-    threshold = max(1, guarded_floor(gamma_sal, fan_in))
+    threshold = max(1, exact_floor(gamma_sal, fan_in))
     # Fewer neurons than these could not hold the budget: each has `inputs` places.
     # In a fully dense layer rank m does not exist: no neuron can be spared.
     rank = min(budget // inputs, len(counts) - 1)
@@ -101,11 +99,12 @@ def magnitude(array):
 
 
 def drop_count(nnz, fraction):
-    return min(int(nnz), guarded_floor(fraction, nnz))
+    return min(int(nnz), exact_floor(fraction, nnz))
 
 
-def guarded_floor(ratio, count):
-    return int(np.floor(np.float32(ratio) * np.float32(count) + GUARD))
+def exact_floor(ratio, count):
+    """The floor of the product with the decimal number that a float is written as."""
+    return math.floor(Fraction(str(np.asarray(ratio)[()])) * int(count))
 
 
 def uniform(shapes, sparsity, dense=()):

@@ -49,7 +49,7 @@ class Dataset:
       name: The name it was loaded by.
       train: The training split.
       test: The test split.
-      num_classes: Labels are below this.
+      class_names: What each label stands for.
       mean: Of the training pixels, for each channel, in units of the stored pixels.
       std: Their standard deviation, likewise.
     """
@@ -57,9 +57,14 @@ class Dataset:
     name: str
     train: Split
     test: Split
-    num_classes: int
+    class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are below this."""
+        return len(self.class_names)
 
 
 def load(
@@ -93,7 +98,7 @@ def load(
     directory = root / name / str(_BUILDERS[name].VERSION)
     if not directory.exists():
         _prepare(name, root, directory, source_dir)
-    arrays, num_classes = _read(name, root, directory)
+    arrays, class_names = _read(name, root, directory)
     for array in arrays.values():
         array.flags.writeable = False
     mean, std = _moments(arrays["train_images"])
@@ -101,7 +106,7 @@ def load(
         name=name,
         train=Split(arrays["train_images"], arrays["train_labels"]),
         test=Split(arrays["test_images"], arrays["test_labels"]),
-        num_classes=num_classes,
+        class_names=class_names,
         mean=mean,
         std=std,
     )
@@ -168,13 +173,13 @@ def _prepare(name, root, directory, source_dir) -> None:
             ) from error
 
 
-def _read(name, root, directory) -> tuple[decoded.Arrays, int]:
+def _read(name, root, directory) -> tuple[decoded.Arrays, tuple[str, ...]]:
     # Damage surfaces as whatever the protocol buffer, record and PNG readers raise.
     try:
         builder = _BUILDERS[name](data_dir=root)
         if not builder.is_prepared():
             raise FileNotFoundError("it has no dataset_info.json")
-        return decoded.read(builder), builder.info.features["label"].num_classes
+        return decoded.read(builder), tuple(builder.info.features["label"].names)
     except Exception as error:
         raise ValueError(
             f"the prepared data set in {directory} is incomplete or damaged "

@@ -39,6 +39,20 @@ SHA256 = {
 }
 
 
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
 class MissingFilesError(FileNotFoundError, ValueError):
     """The files of a data set are not where they were looked for."""
 
@@ -90,7 +104,7 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(28, 28, 1)),
-                    "label": tfds.features.ClassLabel(num_classes=10),
+                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
                 }
             ),
             supervised_keys=("image", "label"),

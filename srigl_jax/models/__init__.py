@@ -6,9 +6,17 @@ from typing import Any
 from flax import nnx
 
 from srigl_jax.models.convnet import ConvNet
+from srigl_jax.models.links import Link
 from srigl_jax.models.mlp import MLP
+from srigl_jax.models.resnet import ResNet18
+from srigl_jax.models.vit import ViT
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "convnet": ConvNet}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "resnet18": ResNet18,
+    "vit": ViT,
+}
 
 
 def create(
@@ -36,4 +44,4 @@ def create(
     return MODELS[name](image_shape, num_classes, rngs=rngs, **options)
 
 
-__all__ = ["MLP", "MODELS", "ConvNet", "create"]
+__all__ = ["MLP", "MODELS", "ConvNet", "Link", "ResNet18", "ViT", "create"]

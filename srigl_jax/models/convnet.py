@@ -1,10 +1,13 @@
 """A small convolutional network with batch normalisation."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 from flax import nnx
+
+from srigl_jax.models.links import Link
 
 
 class ConvNet(nnx.Module):
@@ -65,6 +68,14 @@ class ConvNet(nnx.Module):
         x = images
         for conv, norm in zip(self.convs, self.norms[:-1], strict=True):
             x = nnx.relu(norm(conv(x)))
-        x = self.hidden(x.reshape(len(x), -1))
+        x = self.hidden(x.reshape(x.shape[0], -1))
         x = nnx.relu(self.norms[-1](x))
         return self.head(self.dropout(x, rngs=rngs))
+
+    def links(self) -> list[Link]:
+        """How its layers feed each other."""
+        layers = [*(f"convs/{i}" for i in range(len(self.convs))), "hidden", "head"]
+        return [
+            Link(producer, (consumer,), f"norms/{i}", nnx.relu)
+            for i, (producer, consumer) in enumerate(itertools.pairwise(layers))
+        ]

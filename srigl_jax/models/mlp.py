@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from srigl_jax.models.links import Link
+
 
 class MLP(nnx.Module):
     """Linear layers with ReLU between them, over the flattened image."""
@@ -39,7 +41,14 @@ class MLP(nnx.Module):
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Maps f32[batch, height, width, channels] to logits f32[batch, classes]."""
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         for layer in self.layers[:-1]:
             x = self.dropout(nnx.relu(layer(x)), rngs=rngs)
         return self.layers[-1](x)
+
+    def links(self) -> list[Link]:
+        """How its layers feed each other."""
+        return [
+            Link(f"layers/{i}", (f"layers/{i + 1}",), activation=nnx.relu)
+            for i in range(len(self.layers) - 1)
+        ]

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from sparse_networks import masked, rough_masks, trained
 
+from srigl_jax.condensed import choose
 from srigl_jax.condensed.convert import condense_model
 from srigl_jax.models import Link
 
@@ -74,8 +75,6 @@ def kernels(model):
 @pytest.fixture(autouse=True)
 def everything_dense(monkeypatch):
     """The form with kernels to look at."""
-    from srigl_jax.condensed import choose
-
     never = dict.fromkeys(choose.CROSSOVERS, ((float("inf"), 0.0),))
     monkeypatch.setattr(choose, "CROSSOVERS", never)
 
@@ -116,16 +115,30 @@ def test_a_neuron_that_reads_only_constants_becomes_one():
     assert converted.layers[2].bias.get_value().tolist() == [70]
 
 
+def unread():
+    return [
+        linear([[1, 4]], [0, 2]),
+        linear([[1, 0], [0, 3]], [0, 1]),
+        linear([[1, 0], [0, 5]], [0, 1]),
+        linear([[1], [0]], [0]),
+    ]
+
+
 def test_a_neuron_that_nobody_reads_goes_and_those_it_alone_read():
-    model = Chain(
-        [
-            linear([[1, 4]], [0, 2]),
-            linear([[1, 0], [0, 3]], [0, 1]),
-            linear([[1], [0]], [0]),
-        ],
-        relu_links(2),
-    )
-    assert kernels(convert(model)) == [[[1]], [[1]], [[1]]]
+    assert kernels(convert(Chain(unread(), relu_links(3)))) == [[[1]]] * 4
+
+
+def test_links_may_come_in_any_order():
+    constant = [
+        linear([[1, 0]], [0, 1]),
+        linear([[1, 0], [0, 1]], [0, 1]),
+        linear([[1, 0], [0, 1]], [0, 1]),
+        linear([[1], [1]], [0]),
+    ]
+    for layers in (unread(), constant):
+        converted = convert(Chain(layers, relu_links(3)[::-1]))
+        assert kernels(converted) == [[[1]]] * 4
+    assert converted.layers[3].bias.get_value().tolist() == [3]
 
 
 def test_beside_a_border_of_zeros_a_constant_counts_where_it_is():
@@ -146,6 +159,18 @@ def test_one_channel_stands_for_all_constants_beside_a_border():
     # The channels 2 and 4 are one of 4 with a weight of (2 + 4) / 4.
     assert kernels(converted)[0] == [[[[1, 0]]]]
     assert converted.layers[0].bias.get_value().tolist() == [0, 4]
+    assert kernels(converted)[1][0][0] == [[1], [1.5]]
+
+
+def test_constants_beside_a_border_may_be_negative():
+    class Plain(Chain):
+        def __call__(self, x):
+            return self.layers[1](self.layers[0](x))
+
+    first = conv([[[[1, 0, 0, 0]]]], [0, -2, -4, 0])
+    second = conv(np.ones((3, 3, 4, 1)), [0])
+    converted = convert(Plain([first, second], [Link("layers/0", ("layers/1",))]))
+    assert converted.layers[0].bias.get_value().tolist() == [0, -4]
     assert kernels(converted)[1][0][0] == [[1], [1.5]]
 
 

@@ -14,7 +14,7 @@ def split():
 
 @pytest.fixture
 def dataset(split):
-    return datasets.Dataset("ten", split, split, N, (4.5,), (1.0,))
+    return datasets.Dataset("ten", split, split, ("0",) * N, (4.5,), (1.0,))
 
 
 def indices(step, seed=0, batch_size=3):

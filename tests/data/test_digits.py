@@ -21,6 +21,7 @@ def test_shapes_and_types(digits):
     assert digits.train.images.dtype == np.uint8
     assert digits.train.labels.dtype == np.int32
     assert digits.num_classes == 10
+    assert digits.class_names == tuple("0123456789")
 
 
 def test_pixels_keep_their_range(digits):

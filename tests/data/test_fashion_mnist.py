@@ -55,6 +55,18 @@ def test_statistics_of_the_training_pixels(source, tmp_path):
     assert loaded.std == (np.sqrt(2.0),)
 
 
+def test_classes_have_their_names(source, tmp_path):
+    names = load(tmp_path, source).class_names
+    assert (len(names), names[0], names[9]) == (10, "T-shirt/top", "Ankle boot")
+
+
+def test_a_copy_prepared_without_names_has_them(source, tmp_path):
+    directory = tmp_path / "data" / "fashion_mnist" / "1.0.0"
+    expected = load(tmp_path, source).class_names
+    (directory / "label.labels.txt").unlink()
+    assert load(tmp_path, source).class_names == expected
+
+
 def test_decompressed_files_are_found(source, tmp_path):
     for name in NAMES:
         (source / f"{name}.gz").unlink()

@@ -14,6 +14,8 @@ NETWORKS = {
     "mlp": {"widths": (16, 8)},
     "linear": {"widths": ()},
     "convnet": {"widths": (4, 8), "hidden": 16},
+    "resnet18": {"width": 2},
+    "vit": {"patch": 1, "width": 6, "depth": 1, "heads": 2},
 }
 
 
@@ -122,5 +124,5 @@ def test_batch_normalisation_uses_the_running_statistics_in_evaluation():
 
 
 def test_an_unknown_model_is_named():
-    with pytest.raises(ValueError, match=r"model.name is 'vit': .*'convnet', 'mlp'"):
-        models.create("vit", (8, 8, 1), 10, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"model.name is 'lenet': .*'convnet', 'mlp'"):
+        models.create("lenet", (8, 8, 1), 10, rngs=nnx.Rngs(0))

@@ -57,8 +57,8 @@ inline float sum(Vector v) {
   return parts[0];
 }
 
-// One round of the transposition by halves: exchanges the off-diagonal blocks of side
-// S within blocks of side 2S.
+// Transposition of kWidth vectors. First blocks of 4 by 4 are put in their places, by
+// halves: the off-diagonal blocks of side S are exchanged within blocks of side 2S.
 template <int S, size_t... I>
 inline void exchange(Vector& a, Vector& b, std::index_sequence<I...>) {
   const Vector low = __builtin_shufflevector(
@@ -70,14 +70,42 @@ inline void exchange(Vector& a, Vector& b, std::index_sequence<I...>) {
 }
 template <int S>
 inline void exchange_all(Vector* rows) {
-  if constexpr (S > 0) {
+  if constexpr (S >= 4) {
     for (int i = 0; i < kWidth; ++i)
       if (!(i & S))
         exchange<S>(rows[i], rows[i + S], std::make_index_sequence<kWidth>());
     exchange_all<S / 2>(rows);
   }
 }
-inline void transpose(Vector* rows) { exchange_all<kWidth / 2>(rows); }
+// Then each block is transposed where it is: hardware shuffles are fastest within 128
+// bits. From each block of 4, elements Half and Half + 1 of a and b, alternating; and
+// two neighbours of a, then two of b.
+template <int Half, size_t... I>
+inline Vector alternate(Vector a, Vector b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(
+      a, b,
+      (static_cast<int>(I / 4 * 4 + Half + I % 4 / 2) + (I % 2 ? kWidth : 0))...);
+}
+template <int Half, size_t... I>
+inline Vector concatenate(Vector a, Vector b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(
+      a, b,
+      (static_cast<int>(I / 4 * 4 + Half + I % 2) + (I % 4 / 2 ? kWidth : 0))...);
+}
+inline void transpose(Vector* rows) {
+  constexpr auto all = std::make_index_sequence<kWidth>();
+  exchange_all<kWidth / 2>(rows);
+  for (int i = 0; i < kWidth; i += 4) {
+    const Vector low01 = alternate<0>(rows[i], rows[i + 1], all);
+    const Vector high01 = alternate<2>(rows[i], rows[i + 1], all);
+    const Vector low23 = alternate<0>(rows[i + 2], rows[i + 3], all);
+    const Vector high23 = alternate<2>(rows[i + 2], rows[i + 3], all);
+    rows[i] = concatenate<0>(low01, low23, all);
+    rows[i + 1] = concatenate<2>(low01, low23, all);
+    rows[i + 2] = concatenate<0>(high01, high23, all);
+    rows[i + 3] = concatenate<2>(high01, high23, all);
+  }
+}
 
 // Negative indices are read as large ones. The largest is of the indices' own type, so
 // that as many as possible are compared at a time.
@@ -122,8 +150,7 @@ bool single(const Problem& p, const Chunk& chunk) {
   return p.index_bytes == 2 ? single<uint16_t>(p, chunk) : single<uint32_t>(p, chunk);
 }
 
-// Where the window of output position `position` reads at (row, column) of the kernel:
-// the group's first channel there, or null in the padding.
+// Where the window of an output position begins.
 struct Corner {
   int64_t image, top, left;
 };
@@ -134,6 +161,7 @@ inline Corner corner_of(const Problem& p, int64_t position) {
           column * p.stride_width - p.pad_left};
 }
 
+// The group's first channel under (row, column) of the kernel, or null in the padding.
 inline const float* input_at(const Problem& p, const Corner& corner, int64_t row,
                              int64_t column, int64_t group) {
   const int64_t h = corner.top + row, w = corner.left + column;
@@ -142,25 +170,28 @@ inline const float* input_at(const Problem& p, const Corner& corner, int64_t row
          group * p.group_channels();
 }
 
-// scratch[c * stride + lane] = pointers[lane][c], zero where a pointer is null.
+// scratch[c * stride + lane] = pointers[lane][c].
 void pack_lanes(const float* const* pointers, int64_t channels, int64_t stride,
                 float* scratch) {
   int64_t c = 0;
   for (; c + kWidth <= channels; c += kWidth) {
     Vector rows[kWidth];
     for (int lane = 0; lane < kWidth; ++lane)
-      rows[lane] = pointers[lane] ? load(pointers[lane] + c) : zero();
+      rows[lane] = load(pointers[lane] + c);
     transpose(rows);
     for (int i = 0; i < kWidth; ++i) store(scratch + (c + i) * stride, rows[i]);
   }
   for (; c < channels; ++c)
     for (int lane = 0; lane < kWidth; ++lane)
-      scratch[c * stride + lane] = pointers[lane] ? pointers[lane][c] : 0.0f;
+      scratch[c * stride + lane] = pointers[lane][c];
 }
 
 void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int vectors,
           float* scratch) {
   const int64_t lanes = int64_t{vectors} * kWidth;
+  // Padding is read from zeros: a branch at every load would cost more.
+  float* zeros = scratch + p.fan_in() * lanes;
+  for (int64_t c = 0; c < p.group_channels(); ++c) zeros[c] = 0.0f;
   for (int vector = 0; vector < vectors; ++vector) {
     const int64_t first = int64_t{vector} * kWidth;
     Corner corners[kWidth] = {};
@@ -170,43 +201,46 @@ void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int vec
     for (int64_t row = 0; row < p.kernel_height; ++row)
       for (int64_t column = 0; column < p.kernel_width; ++column) {
         const float* pointers[kWidth];
-        for (int lane = 0; lane < kWidth; ++lane)
-          pointers[lane] = first + lane < count
+        for (int lane = 0; lane < kWidth; ++lane) {
+          const float* x = first + lane < count
                                ? input_at(p, corners[lane], row, column, group)
                                : nullptr;
+          pointers[lane] = x ? x : zeros;
+        }
         pack_lanes(pointers, p.group_channels(), lanes, out);
         out += p.group_channels() * lanes;
       }
   }
 }
 
-// One neuron at all positions of the tile: sums[v] for v < kVectors. Several
-// independent sums hide the latency of the multiply-add.
+// Adds to one neuron's sums what its inputs below `limit` bring, from the first one not
+// yet added; returns the next. Several partial sums hide the latency of multiply-add.
 template <int kVectors, typename Index>
-inline void accumulate(const float* values, const Index* indices, int64_t k,
-                       const float* scratch, Vector* sums) {
+inline int64_t advance(const float* values, const Index* indices, int64_t j, int64_t k,
+                       uint32_t limit, const float* inputs, float* sums) {
   constexpr int kLanes = kVectors * kWidth;
   constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 2;
   Vector partial[kUnroll][kVectors];
-  for (int u = 0; u < kUnroll; ++u)
+  for (int v = 0; v < kVectors; ++v) partial[0][v] = load(sums + v * kWidth);
+  for (int u = 1; u < kUnroll; ++u)
     for (int v = 0; v < kVectors; ++v) partial[u][v] = zero();
-  int64_t j = 0;
-  for (; j + kUnroll <= k; j += kUnroll)
+  for (; j + kUnroll <= k && indices[j + kUnroll - 1] < limit; j += kUnroll)
     for (int u = 0; u < kUnroll; ++u) {
-      const float* x = scratch + static_cast<size_t>(indices[j + u]) * kLanes;
+      const float* x = inputs + static_cast<size_t>(indices[j + u]) * kLanes;
       const Vector value = broadcast(values[j + u]);
       for (int v = 0; v < kVectors; ++v) partial[u][v] += value * load(x + v * kWidth);
     }
-  for (; j < k; ++j) {
-    const float* x = scratch + static_cast<size_t>(indices[j]) * kLanes;
+  for (; j < k && indices[j] < limit; ++j) {
+    const float* x = inputs + static_cast<size_t>(indices[j]) * kLanes;
     const Vector value = broadcast(values[j]);
     for (int v = 0; v < kVectors; ++v) partial[0][v] += value * load(x + v * kWidth);
   }
   for (int v = 0; v < kVectors; ++v) {
     for (int u = kUnroll / 2; u > 0; u /= 2)
       for (int w = 0; w < u; ++w) partial[w][v] += partial[w + u][v];
-    sums[v] = partial[0][v];
+    store(sums + v * kWidth, partial[0][v]);
   }
+  return j;
 }
 
 // kWidth neurons at kWidth positions, transposed into rows of y.
@@ -219,58 +253,74 @@ inline void write_block(const Problem& p, const int32_t* active, Vector* rows,
     store(p.y + (begin + i) * p.neurons + n, rows[i] + bias);
 }
 
-inline void write_row(const Problem& p, int64_t n, const Vector* sums, int64_t begin,
+inline void write_row(const Problem& p, int64_t n, const float* sums, int64_t begin,
                       int64_t count) {
   const float bias = p.bias ? p.bias[n] : 0.0f;
-  const float* row = reinterpret_cast<const float*>(sums);
-  for (int64_t i = 0; i < count; ++i) p.y[(begin + i) * p.neurons + n] = row[i] + bias;
+  for (int64_t i = 0; i < count; ++i) p.y[(begin + i) * p.neurons + n] = sums[i] + bias;
 }
 
+// `sums` f32[neurons, lanes] of `neurons` active neurons, as rows of y.
+void write_sums(const Problem& p, const int32_t* active, int64_t neurons,
+                const float* sums, int64_t lanes, int64_t begin, int64_t count) {
+  int64_t i = 0;
+  for (; i + kWidth <= neurons; i += kWidth) {
+    const bool adjacent = active[i + kWidth - 1] - active[i] == kWidth - 1;
+    for (int64_t first = 0; adjacent && first < count; first += kWidth) {
+      Vector rows[kWidth];
+      for (int u = 0; u < kWidth; ++u) rows[u] = load(sums + (i + u) * lanes + first);
+      const int64_t left = count - first;
+      write_block(p, active + i, rows, begin + first, left < kWidth ? left : kWidth);
+    }
+    for (int u = 0; !adjacent && u < kWidth; ++u)
+      write_row(p, active[i + u], sums + (i + u) * lanes, begin, count);
+  }
+  for (; i < neurons; ++i) write_row(p, active[i], sums + i * lanes, begin, count);
+}
+
+// Goes through the inputs in blocks, and in each through all neurons, so that the
+// block's packed inputs are read from the first level of cache.
 template <int kVectors, typename Index>
 bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          const float* scratch) {
+          int64_t block, float* scratch) {
+  constexpr int64_t kLanes = kVectors * kWidth;
   const Index* all = static_cast<const Index*>(p.indices);
+  float* sums = scratch + sums_offset(p, kLanes);
   if (chunk.last - chunk.first != chunk.end - chunk.begin)
     for (int64_t i = 0; i < count; ++i)
       fill_with_bias(p, chunk, p.y + (begin + i) * p.neurons);
-  Vector sums[kWidth][kVectors];
-  for (int64_t i = chunk.begin; i < chunk.end; i += kWidth) {
-    const int rest = static_cast<int>(chunk.end - i);
-    const int neurons = rest < kWidth ? rest : kWidth;
-    for (int u = 0; u < neurons; ++u) {
-      const Index* indices = all + (i + u) * p.k;
-      if (!all_below(indices, p.k, p.fan_in())) return false;
-      accumulate<kVectors>(p.values + (i + u) * p.k, indices, p.k, scratch, sums[u]);
+  for (int64_t i = chunk.begin; i < chunk.end; i += kTileNeurons) {
+    const int64_t left = chunk.end - i;
+    const int64_t neurons = left < kTileNeurons ? left : kTileNeurons;
+    if (!all_below(all + i * p.k, neurons * p.k, p.fan_in())) return false;
+    int64_t next[kTileNeurons] = {};
+    for (int64_t f = 0; f < neurons * kLanes; ++f) sums[f] = 0.0f;
+    for (int64_t end = block;; end += block) {
+      // The last block takes whatever is left, ascending or not.
+      const bool is_last = end >= p.fan_in();
+      const uint32_t limit = is_last ? UINT32_MAX : static_cast<uint32_t>(end);
+      for (int64_t u = 0; u < neurons; ++u)
+        next[u] = advance<kVectors>(p.values + (i + u) * p.k, all + (i + u) * p.k,
+                                    next[u], p.k, limit, scratch, sums + u * kLanes);
+      if (is_last) break;
     }
-    const int32_t* active = p.active + i;
-    if (neurons == kWidth && active[kWidth - 1] - active[0] == kWidth - 1) {
-      for (int v = 0; v < kVectors && v * kWidth < count; ++v) {
-        Vector rows[kWidth];
-        for (int u = 0; u < kWidth; ++u) rows[u] = sums[u][v];
-        const int64_t left = count - v * kWidth;
-        write_block(p, active, rows, begin + v * kWidth, left < kWidth ? left : kWidth);
-      }
-    } else {
-      for (int u = 0; u < neurons; ++u)
-        write_row(p, active[u], sums[u], begin, count);
-    }
+    write_sums(p, p.active + i, neurons, sums, kLanes, begin, count);
   }
   return true;
 }
 
 template <typename Index>
 bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          int vectors, const float* scratch) {
-  return vectors == 1   ? tile<1, Index>(p, chunk, begin, count, scratch)
-         : vectors == 2 ? tile<2, Index>(p, chunk, begin, count, scratch)
-                        : tile<4, Index>(p, chunk, begin, count, scratch);
+          int vectors, int64_t block, float* scratch) {
+  return vectors == 1   ? tile<1, Index>(p, chunk, begin, count, block, scratch)
+         : vectors == 2 ? tile<2, Index>(p, chunk, begin, count, block, scratch)
+                        : tile<4, Index>(p, chunk, begin, count, block, scratch);
 }
 
 bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          int vectors, const float* scratch) {
+          int vectors, int64_t block, float* scratch) {
   return p.index_bytes == 2
-             ? tile<uint16_t>(p, chunk, begin, count, vectors, scratch)
-             : tile<uint32_t>(p, chunk, begin, count, vectors, scratch);
+             ? tile<uint16_t>(p, chunk, begin, count, vectors, block, scratch)
+             : tile<uint32_t>(p, chunk, begin, count, vectors, block, scratch);
 }
 
 // One output pixel of a depthwise convolution with one neuron for each channel.

@@ -13,8 +13,11 @@ namespace {
 // the tasks there are: several for each thread, but none smaller than this.
 constexpr int64_t kTaskMultiplications = 15'000;
 constexpr int64_t kTasksPerThread = 6;
-// Of the packed inputs of a tile, so that they stay in a core's own cache.
-constexpr int64_t kTileBytes = 384 * 1024;
+// Packed inputs of a tile stay about in the second level of cache, those of a block in
+// the first, unless a block would hold fewer weights of a neuron than this.
+constexpr int64_t kTileBytes = 640 * 1024;
+constexpr int64_t kBlockBytes = 16 * 1024;
+constexpr int64_t kBlockWeights = 50;
 
 bool active_is_valid(const Problem& p) {
   int64_t last = -1;
@@ -101,28 +104,44 @@ Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
   return Status::kOk;
 }
 
+// How many vectors of positions to take at a time: no more than there are, nor than
+// keep their packed inputs in a core's own cache.
+int tile_vectors(const Problem& p, int64_t width) {
+  int vectors = 4;
+  while (vectors > 1 && (p.positions() <= vectors / 2 * width ||
+                         p.fan_in() * vectors * width * 4 > kTileBytes))
+    vectors /= 2;
+  return vectors;
+}
+
 Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                  const ParallelFor& parallel_for) {
-  const int64_t width = kernels.width, positions = p.positions();
-  const int vectors =
-      positions > width && p.fan_in() * 2 * width * 4 <= kTileBytes ? 2 : 1;
-  const int64_t lanes = vectors * width;
+  const int64_t positions = p.positions();
+  const int vectors = tile_vectors(p, kernels.width);
+  const int64_t lanes = vectors * kernels.width;
+  // Enough weights of a neuron in each block to be worth starting on it.
+  const int64_t block = std::max<int64_t>(
+      kBlockBytes / (lanes * 4),
+      p.k ? kBlockWeights * p.fan_in() / p.k : p.fan_in());
   const int64_t tiles = (positions + lanes - 1) / lanes;
   // Each task packs its own inputs: neurons are split only if there are few tiles.
   const int64_t work = positions * p.active_count * p.k / p.groups;
-  const int64_t parts = std::clamp<int64_t>(
-      std::min((2 * threads + tiles - 1) / tiles, work / kTaskMultiplications), 1,
-      2 * threads);
-  const auto chunks = make_chunks(p, tiles >= 2 * threads || threads == 1 ? 1 : parts);
+  const int64_t parts =
+      threads == 1 || tiles >= 2 * threads
+          ? 1
+          : std::clamp<int64_t>(
+                std::min((2 * threads + tiles - 1) / tiles, work / kTaskMultiplications),
+                1, 2 * threads);
+  const auto chunks = make_chunks(p, parts);
   const int64_t count = chunks.size();
   std::atomic<bool> ok{true};
   parallel_for(tiles * count, [&](int64_t task) {
     const Chunk& chunk = chunks[task % count];
     const int64_t begin = task / count * lanes;
     const int64_t here = std::min(lanes, positions - begin);
-    float* packed = scratch(p.fan_in() * lanes);
-    kernels.pack(p, chunk.group, begin, here, vectors, packed);
-    if (!kernels.tile(p, chunk, begin, here, vectors, packed)) ok = false;
+    float* room = scratch(scratch_floats(p, lanes));
+    kernels.pack(p, chunk.group, begin, here, vectors, room);
+    if (!kernels.tile(p, chunk, begin, here, vectors, block, room)) ok = false;
   });
   return ok ? Status::kOk : Status::kBadIndex;
 }

@@ -1,0 +1,204 @@
+"""Which form a layer runs fastest in: measured here and now, or by a rule.
+
+`CANDIDATES` is the list of forms; add one to have it timed. The rule only knows the
+dense and the condensed one.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from srigl_jax.condensed import native
+from srigl_jax.condensed.layers import Layer, as_condensed, as_dense
+
+Candidate = Callable[[Layer, nnx.Module, str], nnx.Module | None]
+
+
+def _dense(layer: Layer, module: nnx.Module, implementation: str) -> nnx.Module:
+    del implementation
+    return as_dense(layer, module)
+
+
+CANDIDATES: dict[str, Candidate] = {"dense": _dense, "condensed": as_condensed}
+"""Form to `(layer, module it was read from, implementation) -> module`, or None where
+a layer cannot take the form."""
+
+CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
+    ("native", "linear"): ((math.inf, 0.35),),
+    ("native", "conv"): ((math.inf, 0.9),),
+    ("xla", "linear"): ((1, 0.02), (math.inf, 0.0)),
+    ("xla", "conv"): ((math.inf, 0.0),),
+}
+"""(implementation, kind) to (rows of input up to which, density up to which a condensed
+layer is the faster one), rows ascending; from `experiments/benchmark_condensed.py`."""
+
+SECONDS_PER_LAYER = 0.5
+"""How long the candidates of a layer are timed, compilation apart."""
+
+
+def candidates(
+    layer: Layer, module: nnx.Module, implementation: str
+) -> dict[str, nnx.Module]:
+    """The forms that a layer can take, as modules.
+
+    Args:
+      layer: as it shall be, folded and narrowed.
+      module: it was read from.
+      implementation: of condensed layers.
+    """
+    made = {
+        name: make(layer, module, implementation) for name, make in CANDIDATES.items()
+    }
+    return {name: module for name, module in made.items() if module is not None}
+
+
+def by_rule(layer: Layer, rows: int, implementation: str) -> tuple[str, str]:
+    """Decides by `CROSSOVERS`.
+
+    Args:
+      layer: as it shall be.
+      rows: of its input: the batch size, times the tokens of a sequence.
+      implementation: of condensed layers.
+
+    Returns:
+      "dense" or "condensed", and why.
+    """
+    if layer.obstacle:
+        return "dense", layer.obstacle
+    kind = "conv" if layer.kind == "conv" else "linear"
+    backend = _resolve(implementation)
+    limits = CROSSOVERS[backend, kind]
+    limit = next(density for most, density in limits if rows <= most)
+    if layer.density <= limit:
+        return (
+            "condensed",
+            f"density {layer.density:.3g} is at most {limit} ({backend})",
+        )
+    if limit == 0:
+        return "dense", f"{backend} gains nothing for {kind} at {rows} rows"
+    return "dense", f"density {layer.density:.3g} is above {limit} ({backend})"
+
+
+def by_time(
+    modules: Mapping[str, nnx.Module],
+    input_shape: tuple[int, ...],
+    dtype: Any,
+    known: dict[Any, dict[str, float]],
+) -> tuple[str, str]:
+    """Decides by timing.
+
+    Args:
+      modules: the candidates by name.
+      input_shape: of the layer, batch included.
+      dtype: of the input.
+      known: measurements so far; a layer like one of them is not timed again.
+
+    Returns:
+      The name of the fastest and the times of all.
+    """
+    key = input_shape, jnp.dtype(dtype), *map(_signature, modules.values())
+    if key not in known:
+        known[key] = measure(modules, input_shape, dtype)
+    times = known[key]
+    order = sorted(times, key=times.__getitem__)
+    return order[0], ", ".join(f"{name} {1e6 * times[name]:.0f} us" for name in order)
+
+
+def measure(
+    modules: Mapping[str, nnx.Module], input_shape: tuple[int, ...], dtype: Any
+) -> dict[str, float]:
+    """Median seconds of a call of each module, in turns, so that all share the weather.
+
+    Args:
+      modules: by name.
+      input_shape: of all of them, batch included.
+      dtype: of the input.
+    """
+    x = jnp.asarray(np.random.default_rng(0).normal(size=input_shape), dtype)
+    calls = {name: _compiled(module, x) for name, module in modules.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    deadline = time.perf_counter() + SECONDS_PER_LAYER
+    rounds = 0
+    while rounds < 5 or (rounds < 200 and time.perf_counter() < deadline):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def input_shapes(
+    model: nnx.Module, names: list[str], shape: tuple[int, ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What each layer is given when the network is given f32[shape]; runs nothing.
+
+    Args:
+      model: in evaluation mode.
+      names: paths of layers; those that are not called are left out.
+      shape: of the network's input, batch included.
+    """
+    definition, state = nnx.split(model)
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+
+    def forward(state, x):
+        traced = nnx.merge(definition, state)
+        for name in names:
+            set_module(traced, name, _Recorder(get_module(traced, name), name, found))
+        return traced(x)
+
+    jax.eval_shape(forward, state, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return found
+
+
+def get_module(model: nnx.Module, name: str) -> nnx.Module:
+    """The module at a path, `blocks/0/conv1`."""
+    for step in name.split("/"):
+        model = vars(model)[step]
+    return model
+
+
+def set_module(model: nnx.Module, name: str, module: nnx.Module) -> None:
+    """Puts another module at a path."""
+    *outer, last = name.split("/")
+    parent = get_module(model, "/".join(outer)) if outer else model
+    if isinstance(parent, nnx.List):
+        parent[int(last)] = module
+    else:
+        setattr(parent, last, module)
+
+
+class _Recorder(nnx.Module):
+    def __init__(self, module, name, found):
+        self.module = module
+        self.record = lambda x: found.setdefault(name, x)
+
+    def __call__(self, x, *args, **options):
+        self.record(jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return self.module(x, *args, **options)
+
+
+def _resolve(implementation: str) -> str:
+    if implementation == "auto" and jax.default_backend() == "cpu":
+        return "native" if native.available() else "xla"
+    return "native" if implementation == "native" else "xla"
+
+
+def _compiled(module: nnx.Module, x: jax.Array) -> Callable[[], Any]:
+    definition, state = nnx.split(module)
+    apply = jax.jit(lambda state, x: nnx.merge(definition, state)(x))
+    jax.block_until_ready(apply(state, x))
+    return lambda: jax.block_until_ready(apply(state, x))
+
+
+def _signature(module: nnx.Module) -> Any:
+    definition, state = nnx.split(module)
+    shapes = [(a.shape, str(a.dtype)) for a in jax.tree.leaves(state)]
+    return definition, tuple(shapes)

@@ -1,0 +1,299 @@
+"""Turns a trained network into files to run it from.
+
+    python -m srigl_jax.export --workdir runs/digits --format condensed
+
+Takes the last complete checkpoint of a run, as `srigl_jax.train` leaves it. Formats:
+
+- `condensed`: a directory of safetensors and JSON, for `srigl_jax.predict`; each layer
+  in the form that is fastest at `--batch_size`.
+- `dense`: the same, but all layers dense, without their ablated neurons.
+- `stablehlo`: one file for CPU, CUDA and TPU and for any batch size, which
+  `jax.export.deserialize` reads without this library.
+- `onnx`: dense, without its ablated neurons, for any batch size.
+
+All take stored pixels: the normalisation of the images is part of what is written.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from srigl_jax.condensed import storage
+from srigl_jax.condensed.convert import Conversion, condense_model
+from srigl_jax.condensed.dense import all_dense
+from srigl_jax.condensed.description import Description
+from srigl_jax.predict import at_least_one
+from srigl_jax.predictor import load_predictor, on_pixels, stablehlo_files
+from srigl_jax.trained import Trained, load_trained
+
+FORMATS = {
+    "condensed": "condensed",
+    "dense": "dense",
+    "stablehlo": "model.stablehlo",
+    "onnx": "model.onnx",
+}
+"""What each format is called in the workdir, unless `--output` says otherwise."""
+
+DENSE_FORMATS = ("dense", "onnx")
+
+TOLERANCE = 1e-3
+"""The largest difference from the masked network, in units of its largest logit."""
+
+_CHECKED_IMAGES = 64
+
+
+def export(
+    workdir: Path,
+    format: str,
+    output: Path | None = None,
+    *,
+    batch_size: int = 1,
+    autotune: bool = False,
+    overwrite: bool = False,
+    data_dir: str | None = None,
+    source_dir: str | None = None,
+) -> Path:
+    """Writes a trained network in one of `FORMATS`, and prints what became of it.
+
+    Args:
+      workdir: of a run.
+      format: a key of `FORMATS`.
+      output: where to; in the workdir unless given.
+      batch_size: to choose the form of layers for.
+      autotune: choose by timing on this machine, not by what was measured before.
+      overwrite: replace what an earlier export wrote there.
+      data_dir: where the prepared data set is, if not where the run had it.
+      source_dir: likewise, of its original files.
+
+    Returns:
+      Where it was written.
+
+    Raises:
+      ValueError: the workdir, the format or the output cannot be used; the network
+        cannot be written in that format, or computes something else there.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: choose one of {', '.join(FORMATS)}")
+    output = output or workdir / FORMATS[format]
+    _check_output(output, format, overwrite)
+    if format == "onnx":
+        _check_onnx()
+    if autotune and format in DENSE_FORMATS:
+        raise ValueError(
+            f"autotune has nothing to choose: in {format} layers are dense"
+        )
+    print(f"reading {workdir}", flush=True)
+    trained = load_trained(workdir, data_dir=data_dir, source_dir=source_dir)
+    description = trained.describe(batch_size)
+    how = "timing each form of each layer" if autotune else "converting"
+    print(f"{how}: {description.model}, step {trained.step}", flush=True)
+    conversion = _convert(trained, description, format, autotune)
+    print(conversion)
+    print(f"writing {output}", flush=True)
+    files, run = _WRITERS[format](output, conversion.model, description, overwrite)
+    _check_difference(trained, description, output, run)
+    _print_sizes(trained, output, files)
+    return output
+
+
+def _convert(
+    trained: Trained,
+    description: Description,
+    format: str,
+    autotune: bool,
+) -> Conversion:
+    is_dense = format in DENSE_FORMATS
+    conversion = condense_model(
+        trained.model,
+        trained.masks,
+        batch_size=description.batch_size,
+        autotune=autotune,
+        implementation="auto" if format == "condensed" else "xla",
+        example_shape=description.image_shape,
+    )
+    return all_dense(conversion) if is_dense else conversion
+
+
+def _write_directory(output, model, description, overwrite):
+    storage.save(output, model, description, overwrite=overwrite)
+    return sorted(output.iterdir()), load_predictor(output).logits
+
+
+def _write_stablehlo(output, model, description, overwrite):
+    files = stablehlo_files(output, model, description)
+    _write_files(files)
+    return list(files), load_predictor(output).logits
+
+
+def _write_onnx(output, model, description, overwrite):
+    from srigl_jax.onnx_writer import to_onnx
+
+    fields = description.to_json()
+    proto = to_onnx(
+        on_pixels(model, description),
+        description.image_shape,
+        metadata={name: json.dumps(value) for name, value in fields.items()},
+    )
+    _write_files({output: proto.SerializeToString()})
+    return [output], _onnx_runner(output)
+
+
+def _onnx_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Runs an ONNX file, in onnxruntime where it is installed."""
+    from srigl_jax.onnx_writer import INPUT
+
+    if importlib.util.find_spec("onnxruntime") is None:
+        from onnx.reference import ReferenceEvaluator
+
+        session = ReferenceEvaluator(str(path))
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {INPUT: images})[0]
+
+
+_WRITERS: dict[str, Callable[..., tuple[list[Path], Callable]]] = {
+    "condensed": _write_directory,
+    "dense": _write_directory,
+    "stablehlo": _write_stablehlo,
+    "onnx": _write_onnx,
+}
+
+
+def _write_files(files: dict[Path, bytes]) -> None:
+    """Writes each file whole or not at all."""
+    for path, content in files.items():
+        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(content)
+            aside.replace(path)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):  # It may not even have been made.
+                aside.unlink()
+
+
+def _check_output(output: Path, format: str, overwrite: bool) -> None:
+    """Refuses now what would fail after the work is done."""
+    if output.exists():
+        is_directory = FORMATS[format] == format
+        if not overwrite:
+            raise ValueError(
+                f"{output} exists: --overwrite replaces it, --output names another "
+                "place"
+            )
+        if output.is_dir() != is_directory or (
+            is_directory and not (output / storage.MANIFEST).is_file()
+        ):
+            raise ValueError(
+                f"{output} is not overwritten, since it is no export of this format: "
+                "remove it yourself, or name another place with --output"
+            )
+    above = next(p for p in output.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(
+            f"{output} cannot be written: {above} is no directory, or read-only; name "
+            "another place with --output"
+        )
+
+
+def _check_onnx() -> None:
+    if importlib.util.find_spec("onnx") is None:
+        raise ValueError(
+            'the format onnx needs the package onnx: pip install "srigl_jax[onnx]"'
+        )
+
+
+def _check_difference(
+    trained: Trained, description: Description, output: Path, run: Callable
+) -> None:
+    """Runs what was written beside the masked network it was made from."""
+    images = trained.dataset.test.images[:_CHECKED_IMAGES]
+    definition, state = nnx.split(trained.model)
+
+    @jax.jit
+    def masked(state, images):
+        return on_pixels(nnx.merge(definition, state), description)(images)
+
+    expected = np.asarray(masked(state, images))
+    difference = float(np.abs(np.asarray(run(images)) - expected).max())
+    largest = float(np.abs(expected).max())
+    print(
+        f"largest difference from the masked network: {difference:.2g}, in logits up "
+        f"to {largest:.3g}, over {len(images)} images of {description.dataset}"
+    )
+    if not difference <= TOLERANCE * max(largest, 1):
+        raise ValueError(
+            f"{output} does not compute what the masked network computes: do not use "
+            "it, and please report this with the config of the run"
+        )
+
+
+def _print_sizes(trained: Trained, output: Path, files: list[Path]) -> None:
+    size = sum(file.stat().st_size for file in files)
+    state = nnx.state(trained.model)
+    dense = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state))
+    names = ", ".join(file.name for file in files)
+    print(
+        f"wrote {output} ({names}): {size:,} bytes; the dense network has {dense:,} in "
+        "float32"
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m srigl_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="of a run of srigl_jax.train"
+    )
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--output", type=Path, help="by default in the workdir")
+    parser.add_argument(
+        "--batch_size",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="images at a time, which to choose the form of layers for (default: 1)",
+    )
+    parser.add_argument(
+        "--autotune",
+        action="store_true",
+        help="choose by timing on this machine; takes a while",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export"
+    )
+    parser.add_argument("--data_dir", help="prepared data sets, if not the run's")
+    parser.add_argument("--source_dir", help="original files, if not the run's")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `export` with the command line; its errors become one clear line."""
+    flags = vars(_parse(arguments))
+    try:
+        export(**flags)
+    except (ValueError, OSError, RuntimeError) as error:
+        # What the loader of data sets calls the trainer's flags are ours without it.
+        sys.exit("error: " + str(error).replace("--config.dataset.", "--"))
+
+
+if __name__ == "__main__":
+    main()

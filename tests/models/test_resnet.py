@@ -1,0 +1,56 @@
+"""ResNet-18 for small images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from srigl_jax import models
+
+
+def create(image_shape=(32, 32, 3), classes=10, **options):
+    return models.create("resnet18", image_shape, classes, rngs=nnx.Rngs(0), **options)
+
+
+def parameters(model):
+    return jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def test_parameters_of_the_network_for_cifar_10():
+    model = nnx.eval_shape(create)
+    assert sum(leaf.size for leaf in parameters(model)) == 11_173_962
+
+
+def test_stages_halve_the_image_and_double_the_channels():
+    model = create(width=2)
+    model.eval()
+    x = jnp.zeros((1, 32, 32, 2))
+    shapes = []
+    for block in model.blocks:
+        x = block(x)
+        shapes.append(x.shape[1:])
+    assert shapes[::2] == shapes[1::2]
+    assert shapes[::2] == [(32, 32, 2), (16, 16, 4), (8, 8, 8), (4, 4, 16)]
+
+
+def test_only_blocks_that_change_the_shape_project_their_shortcut():
+    projects = [block.projects for block in create(width=2).blocks]
+    assert projects == [False, False, True, False, True, False, True, False]
+
+
+def test_a_block_adds_its_input():
+    block = create(width=2).blocks[0]
+    block.norm2.scale.set_value(jnp.zeros(2))
+    block.eval()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 2)), jnp.float32)
+    np.testing.assert_array_equal(block(x), nnx.relu(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet18", "vit"])
+def test_links_name_modules_of_the_network(name):
+    model = nnx.eval_shape(lambda: models.create(name, (8, 8, 3), 10, rngs=nnx.Rngs(0)))
+    paths = {"/".join(map(str, path)) for path, _ in nnx.iter_modules(model)}
+    for link in model.links():
+        assert {link.producer, *link.consumers} <= paths
+        assert link.norm is None or link.norm in paths
