@@ -141,13 +141,35 @@ def test_tensorboard_gets_nested_numbers_as_scalars(tmp_path, monkeypatch):
     assert written == [("topology/layers/fc/active", 3, 5)]
 
 
-def test_tensorboard_goes_on_after_truncation(tmp_path):
-    pytest.importorskip("tensorboardX")
+def test_tensorboard_is_told_to_purge_what_was_truncated(tmp_path, monkeypatch):
+    opened = []
+    tensorboardx = pytest.importorskip("tensorboardX")
+    open_board = tensorboardx.SummaryWriter
+
+    def recorded(logdir, **options):
+        opened.append((logdir, options))
+        return open_board(logdir, **options)
+
+    monkeypatch.setattr(tensorboardx, "SummaryWriter", recorded)
     with MetricsWriter(tmp_path, tensorboard=True) as writer:
-        writer.write("train", 1, loss=np.float32(1))
+        writer.write("train", 7, loss=np.float32(1))
+        writer.truncate_after(4)
+    logdir = str(tmp_path / "tensorboard")
+    assert opened == [(logdir, {}), (logdir, {"purge_step": 5})]
+
+
+def test_tensorboard_gets_what_is_written_after_a_truncation(tmp_path, monkeypatch):
+    written = []
+    tensorboardx = pytest.importorskip("tensorboardX")
+    with MetricsWriter(tmp_path, tensorboard=True) as writer:
         writer.truncate_after(0)
-        writer.write("train", 1, loss=np.float32(1))
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+        monkeypatch.setattr(
+            tensorboardx.SummaryWriter,
+            "add_scalar",
+            lambda _, *args: written.append(args),
+        )
+        writer.write("train", 1, loss=0.5)
+    assert written == [("train/loss", 0.5, 1)]
 
 
 def test_series_keeps_finite_values_of_one_kind():
