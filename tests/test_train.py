@@ -228,6 +228,32 @@ def test_the_topology_changes_where_it_should(trained, method):
     assert changed == (method in CHANGING)
 
 
+@pytest.fixture(scope="module")
+def short_run(data_dir, tmp_path_factory):
+    """Gives the result of one dense epoch with some fields changed."""
+
+    def run(**fields):
+        fields = dict(method="dense", epochs=1, optimizer__warmup_epochs=0.5) | fields
+        return train(tiny(data_dir, **fields), tmp_path_factory.mktemp("short"))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def short_loss(short_run):
+    return short_run()["loss"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("label_smoothing", 0.3), ("batch_size", 128), ("seed", 1)],
+)
+def test_a_field_of_training_changes_what_is_learned(
+    short_run, short_loss, field, value
+):
+    assert short_run(**{field: value})["loss"] != short_loss
+
+
 def test_batch_statistics_are_in_the_checkpoint(convnet):
     state = checkpoint(convnet.workdir, STEPS)
     means = [name for name in state if name.endswith("mean")]
