@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+from network_shapes import resnet18_kernels, resnet50_kernels
 from rich.console import Console
 from rich.table import Table
 
@@ -52,21 +53,6 @@ def selection(repeats: int = 7) -> dict[str, float]:
     return {name: float(np.median(s)) * 1e3 for name, s in seconds.items()}
 
 
-def resnet50_kernels() -> dict[str, tuple[int, ...]]:
-    """The 54 kernels of ResNet-50, 25,502,912 weights."""
-    shapes, channels = {"conv1": (7, 7, 3, 64)}, 64
-    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
-        for block in range(blocks):
-            name = f"layer{stage + 1}.{block}"
-            shapes[f"{name}.conv1"] = (1, 1, channels, width)
-            shapes[f"{name}.conv2"] = (3, 3, width, width)
-            shapes[f"{name}.conv3"] = (1, 1, width, 4 * width)
-            if block == 0:
-                shapes[f"{name}.downsample"] = (1, 1, channels, 4 * width)
-            channels = 4 * width
-    return shapes | {"fc": (2048, 1000)}
-
-
 def resnet50_update(repeats: int = 5) -> dict[str, float]:
     """Seconds of an SRigL step that updates all of ResNet-50, and of one that does not.
 
@@ -92,20 +78,6 @@ def resnet50_update(repeats: int = 5) -> dict[str, float]:
         repeats,
     )
     return {name: float(np.median(s)) for name, s in seconds.items()}
-
-
-def resnet18_kernels() -> dict[str, tuple[int, ...]]:
-    """The 21 kernels of ResNet-18 for CIFAR, 11,164,352 weights."""
-    shapes, channels = {"stem": (3, 3, 3, 64)}, 64
-    for stage, width in enumerate([64, 128, 256, 512]):
-        for block in range(2):
-            name = f"stage{stage}.{block}"
-            shapes[f"{name}.conv1"] = (3, 3, channels, width)
-            shapes[f"{name}.conv2"] = (3, 3, width, width)
-            if channels != width:
-                shapes[f"{name}.shortcut"] = (1, 1, channels, width)
-            channels = width
-    return shapes | {"head": (512, 10)}
 
 
 def resnet18_loss(params, images, labels) -> jax.Array:

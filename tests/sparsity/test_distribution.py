@@ -7,26 +7,9 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_shapes import resnet50_kernels
 
 from srigl_jax.sparsity import distribution
-
-
-def resnet50_kernels():
-    """The 54 kernels as Flax keeps them, `(kh, kw, in, out)`, named as torchvision."""
-    shapes = {"conv1": (7, 7, 3, 64)}
-    inputs = 64
-    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], 1):
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            shapes[f"{name}.conv1"] = (1, 1, inputs, width)
-            shapes[f"{name}.conv2"] = (3, 3, width, width)
-            shapes[f"{name}.conv3"] = (1, 1, width, 4 * width)
-            if block == 0:
-                shapes[f"{name}.downsample.0"] = (1, 1, inputs, 4 * width)
-            inputs = 4 * width
-    shapes["fc"] = (2048, 1000)
-    return shapes
-
 
 RESNET50 = resnet50_kernels()
 
