@@ -4,12 +4,15 @@
 
 Every run is a run of the trainer, in a process on one core; as many go on at a time as
 there are cores. Interrupted, the same command goes on: finished runs are kept and
-others resume. Prints a table in Markdown of all runs finished so far, with the standard
-deviation where there are several seeds, and writes results/compare_methods_NAME.json,
-which holds the seconds of every run as well.
+others resume; runs of another config are refused. Writes the rows asked for, each with
+its seeds, seconds, command and date, to results/compare_methods_NAME.json, beside the
+rows that earlier commands left there for the same config. Prints the table of them all
+in Markdown, with the standard deviation where there are several seeds.
 """
 
 import argparse
+import datetime
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,32 +20,53 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import measure
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from srigl_jax.config import VIEW_FIELDS
+from srigl_jax.workdir import check_config
+
 METHODS = {
-    "dense": ("method=dense",),
-    "static": ("method=static",),
-    "SET": ("method=set",),
-    "RigL": ("method=rigl",),
-    "SRigL without ablation": ("method=srigl", "ablation=False"),
-    "SRigL": ("method=srigl",),
+    "dense": {"method": "dense"},
+    "static": {"method": "static"},
+    "SET": {"method": "set"},
+    "RigL": {"method": "rigl"},
+    "SRigL without ablation": {"method": "srigl", "ablation": False},
+    "SRigL": {"method": "srigl"},
 }
 
+Results = dict[tuple[str, float, int], dict[str, Any]]
 
-def run(overrides: tuple[str, ...], config: str, workdir: Path, core: int) -> dict:
+
+def load_config(config: str) -> ConfigDict:
+    """The config of a file, `configs/name.py` or `configs/name.py:argument`."""
+    path, _, argument = config.partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [argument]))
+
+
+def run(overrides: dict[str, Any], config: str, workdir: Path, core: int) -> dict:
     """Trains in a process of its own on one core; returns its result.json.
 
     Raises:
       RuntimeError: the run failed; holds the end of what it printed.
+      ValueError: the workdir holds a finished run of another config.
     """
     result = workdir / "result.json"
-    if not result.exists():
+    if result.exists():
+        wanted = load_config(config)
+        wanted.update(overrides)
+        check_config(workdir, wanted.to_dict(), ignore=VIEW_FIELDS)
+    else:
         command = [sys.executable, "-m", "srigl_jax.train", f"--config={config}"]
-        command += [f"--config.{override}" for override in overrides]
+        command += [f"--config.{name}={value}" for name, value in overrides.items()]
         process = subprocess.run(
             [*command, f"--workdir={workdir}"],
             capture_output=True,
@@ -57,19 +81,23 @@ def run(overrides: tuple[str, ...], config: str, workdir: Path, core: int) -> di
 
 def matrix(
     methods: list[str], sparsities: list[float], seeds: int
-) -> dict[tuple, tuple[str, ...]]:
+) -> dict[tuple, dict[str, Any]]:
     """The overrides of every run, by (method, sparsity, seed); dense has sparsity 0."""
     runs = {}
     for seed in range(seeds):
         for method in methods:
             for sparsity in [0.0] if method == "dense" else sparsities:
-                fields = (*METHODS[method], f"sparsity={sparsity}", f"seed={seed}")
+                fields = METHODS[method] | {"sparsity": sparsity, "seed": seed}
                 runs[method, sparsity, seed] = fields
     return runs
 
 
-def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> None:
-    """Runs the matrix, one run a core at a time, in a directory each below `root`."""
+def run_all(runs: dict[tuple, dict[str, Any]], config: str, root: Path) -> Results:
+    """Runs the matrix, one run a core at a time, in a directory each below `root`.
+
+    Returns:
+      The results by (method, sparsity, seed), in the order of `runs`.
+    """
     cores = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
@@ -92,24 +120,19 @@ def run_all(runs: dict[tuple, tuple[str, ...]], config: str, root: Path) -> None
             accuracy = future.result()["accuracy"]
             progress.print(f"{method} {sparsity:.0%} seed {seed}: {accuracy:.2%}")
             progress.advance(task)
+    return {key: future.result() for future, key in futures.items()}
 
 
-def finished(root: Path) -> dict[tuple, dict]:
-    """The results of all finished runs below `root`, by (method, sparsity, seed)."""
-    found = {}
-    for method in METHODS:
-        for result in sorted(root.glob(f"{_slug(method)}-[0-9]*-*/result.json")):
-            sparsity, seed = result.parent.name.rsplit("-", 2)[1:]
-            key = method, float(sparsity), int(seed)
-            found[key] = json.loads(result.read_text())
-    return found
-
-
-def gather(results: dict) -> list[dict]:
+def gather(results: Results) -> list[dict]:
     """Mean and spread over seeds, one entry for each method and sparsity."""
+    made = {
+        "command": measure.environment()["command"],
+        "date": datetime.date.today().isoformat(),
+    }
     rows = []
     for method, sparsity in dict.fromkeys(key[:2] for key in results):
-        found = [r for key, r in results.items() if key[:2] == (method, sparsity)]
+        seeds = [key[2] for key in results if key[:2] == (method, sparsity)]
+        found = [results[method, sparsity, seed] for seed in seeds]
         accuracies = [100 * r["accuracy"] for r in found]
         may_ablate = [
             layer for r in found for layer in r["layers"] if layer["may_ablate"]
@@ -120,14 +143,27 @@ def gather(results: dict) -> list[dict]:
             {
                 "method": method,
                 "sparsity": sparsity,
+                "seeds": seeds,
                 "accuracies": accuracies,
                 "mean": float(np.mean(accuracies)),
                 "std": float(np.std(accuracies, ddof=1)) if len(found) > 1 else None,
                 "active_share": active / neurons if neurons else None,
                 "seconds": [r["seconds"] for r in found],
+                **made,
             }
         )
     return rows
+
+
+def beside_earlier(rows: list[dict], config: dict, path: Path) -> list[dict]:
+    """The rows, and all others of a results file if that is of the same config."""
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    earlier = saved["rows"] if saved.get("config") == config else []
+    by_cell = {(row["method"], row["sparsity"]): row for row in [*earlier, *rows]}
+    order = list(METHODS)
+    return sorted(
+        by_cell.values(), key=lambda row: (order.index(row["method"]), row["sparsity"])
+    )
 
 
 def markdown(rows: list[dict]) -> str:
@@ -166,10 +202,15 @@ def main() -> None:
     name = Path(arguments.config).name.replace(".py", "").replace(":", "_")
     root = arguments.root / name
     runs = matrix(arguments.methods, arguments.sparsities, arguments.seeds)
-    run_all(runs, arguments.config, root)
-    rows = gather(finished(root))
+    try:
+        results = run_all(runs, arguments.config, root)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"error: {error}\nAnother --root starts afresh.")
+    config = json.loads(json.dumps(load_config(arguments.config).to_dict()))
+    path = measure.RESULTS / f"compare_methods_{name}.json"
+    rows = beside_earlier(gather(results), config, path)
     Console().print(markdown(rows), markup=False, highlight=False)
-    print(f"saved {measure.save(f'compare_methods_{name}', {'rows': rows})}")
+    print(f"saved {measure.save(path.stem, {'config': config, 'rows': rows})}")
 
 
 if __name__ == "__main__":

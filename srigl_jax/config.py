@@ -17,6 +17,17 @@ from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
 METHODS = ("dense", "static", "set", "rigl", "srigl")
 OPTIMIZERS = ("sgd", "adamw")
 
+# May differ when a run is resumed: they change what is seen of it, not what it is.
+VIEW_FIELDS = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "dataset.data_dir",
+    "dataset.source_dir",
+)
+
 
 def get_config() -> ConfigDict:
     """Digits, an MLP, SRigL at 90 % sparsity: under a minute on two CPU cores."""

@@ -44,17 +44,6 @@ from srigl_jax.step import (
 )
 from srigl_jax.workdir import check_config, write_atomically
 
-# May differ when a run is resumed: they change what is seen of it, not what it is.
-_VIEW_FIELDS = (
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "tensorboard",
-    "dataset.data_dir",
-    "dataset.source_dir",
-)
-
 
 class Stopped(Exception):
     """A signal stopped the run, which is saved."""
@@ -96,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     plan = make_plan(params, **plan_options(config))
     optimizer = make_optimizer(config, total_steps, steps_per_epoch)
     # Only now, so that settings which cannot work never claim the workdir.
-    check_config(workdir, config.to_dict(), ignore=_VIEW_FIELDS)
+    check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
     write_atomically(workdir / "environment.json", _json(_environment(config)))
 
     state = init_state(config, params, model_state, plan, optimizer)

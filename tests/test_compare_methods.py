@@ -1,0 +1,75 @@
+"""What the comparison of methods takes for finished, and keeps of old results."""
+
+import json
+import pathlib
+
+import compare_methods
+import pytest
+
+DIGITS = str(pathlib.Path(__file__).parent.parent / "configs" / "digits.py")
+LAYERS = [
+    {"may_ablate": True, "neurons": 8, "active": 6},
+    {"may_ablate": False, "neurons": 2, "active": 2},
+]
+
+
+def result(accuracy):
+    return {"accuracy": accuracy, "seconds": 5.0, "layers": LAYERS}
+
+
+def finish(workdir, **fields):
+    """A finished run as the trainer leaves it."""
+    config = compare_methods.load_config(DIGITS)
+    config.update({"method": "dense", "sparsity": 0.0, "seed": 0} | fields)
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    (workdir / "result.json").write_text(json.dumps(result(0.5)))
+
+
+def run_dense(workdir):
+    fields = {"method": "dense", "sparsity": 0.0, "seed": 0}
+    return compare_methods.run(fields, DIGITS, workdir, core=0)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    finish(tmp_path / "run", log_every=7)
+    assert run_dense(tmp_path / "run") == result(0.5)
+
+
+def test_a_finished_run_of_another_config_is_refused(tmp_path):
+    finish(tmp_path / "run", epochs=7)
+    with pytest.raises(ValueError, match="epochs: workdir has 7, this run asks"):
+        run_dense(tmp_path / "run")
+
+
+def test_a_row_knows_its_seeds_command_and_spread():
+    results = {("SRigL", 0.9, seed): result(a) for seed, a in ((0, 0.5), (2, 0.75))}
+    (row,) = compare_methods.gather(results)
+    assert (row["seeds"], row["accuracies"], row["mean"]) == ([0, 2], [50, 75], 62.5)
+    assert row["active_share"] == 0.75
+    assert row["command"].startswith("python ") and row["date"].count("-") == 2
+
+
+def rows(*cells):
+    return [{"method": m, "sparsity": s, "mean": mean} for m, s, mean in cells]
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({"epochs": 5}, [("dense", 0.0, 3), ("RigL", 0.9, 1), ("SRigL", 0.9, 4)]),
+        ({"epochs": 6}, [("dense", 0.0, 3), ("SRigL", 0.9, 4)]),
+    ],
+    ids=["the same config", "another config"],
+)
+def test_rows_of_earlier_commands_stay_if_of_the_same_config(tmp_path, config, kept):
+    path = tmp_path / "results.json"
+    earlier = rows(("RigL", 0.9, 1), ("SRigL", 0.9, 2))
+    path.write_text(json.dumps({"config": {"epochs": 5}, "rows": earlier}))
+    new = rows(("SRigL", 0.9, 4), ("dense", 0.0, 3))
+    assert compare_methods.beside_earlier(new, config, path) == rows(*kept)
+
+
+def test_without_earlier_results_the_rows_are_those_asked_for(tmp_path):
+    new = rows(("SRigL", 0.9, 4))
+    assert compare_methods.beside_earlier(new, {}, tmp_path / "none.json") == new
