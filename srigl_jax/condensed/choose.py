@@ -87,6 +87,7 @@ def by_rule(layer: Layer, rows: int, implementation: str) -> tuple[str, str]:
 
 
 def by_time(
+    layer: Layer,
     modules: Mapping[str, nnx.Module],
     input_shape: tuple[int, ...],
     dtype: Any,
@@ -95,7 +96,8 @@ def by_time(
     """Decides by timing.
 
     Args:
-      modules: the candidates by name.
+      layer: as it shall be.
+      modules: its candidates by name.
       input_shape: of the layer, batch included.
       dtype: of the input.
       known: measurements so far; a layer like one of them is not timed again.
@@ -103,7 +105,10 @@ def by_time(
     Returns:
       The name of the fastest and the times of all.
     """
-    key = input_shape, jnp.dtype(dtype), *map(_signature, modules.values())
+    sizes = layer.kernel.shape, layer.neuron_axes, layer.active, layer.k
+    window = [str(vars(modules["dense"]).get(name)) for name in ("strides", "padding")]
+    key = (layer.kind, *sizes, layer.groups, layer.dtype, *window, *modules)
+    key += input_shape, jnp.dtype(dtype)
     if key not in known:
         known[key] = measure(modules, input_shape, dtype)
     times = known[key]
@@ -161,7 +166,8 @@ def input_shapes(
 def get_module(model: nnx.Module, name: str) -> nnx.Module:
     """The module at a path, `blocks/0/conv1`."""
     for step in name.split("/"):
-        model = vars(model)[step]
+        is_list = isinstance(model, nnx.List)
+        model = model[int(step)] if is_list else getattr(model, step)
     return model
 
 
@@ -196,9 +202,3 @@ def _compiled(module: nnx.Module, x: jax.Array) -> Callable[[], Any]:
     apply = jax.jit(lambda state, x: nnx.merge(definition, state)(x))
     jax.block_until_ready(apply(state, x))
     return lambda: jax.block_until_ready(apply(state, x))
-
-
-def _signature(module: nnx.Module) -> Any:
-    definition, state = nnx.split(module)
-    shapes = [(a.shape, str(a.dtype)) for a in jax.tree.leaves(state)]
-    return definition, tuple(shapes)

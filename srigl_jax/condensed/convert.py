@@ -124,8 +124,8 @@ def condense_model(
     flat_masks = _apply_masks(masked, masks)
     modules = {
         "/".join(map(str, path)): module
-        for path, module in nnx.iter_modules(masked)
-        if path
+        for path, module in nnx.iter_graph(masked)
+        if path and isinstance(module, nnx.Module)
     }
     before = _read_layers(modules, flat_masks)
     folding.check_links(links, before, modules)
@@ -203,7 +203,7 @@ def _choose(before, layer, module, implementation, spec, batch_size, timings):
         shape = spec.shape
         if is_narrowed:
             shape = *shape[:-1], layer.inputs
-        form, reason = choose.by_time(modules, shape, spec.dtype, timings)
+        form, reason = choose.by_time(layer, modules, shape, spec.dtype, timings)
     choice = LayerChoice(
         name=layer.name,
         shape=before.kernel.shape,

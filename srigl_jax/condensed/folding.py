@@ -26,7 +26,7 @@ def fold_norm(layer: Layer, norm: nnx.BatchNorm) -> Layer:
     def read(variable, default):
         if variable is None:
             return default
-        return np.asarray(variable.get_value(), np.float64)
+        return np.asarray(variable[...], np.float64)
 
     scale = read(norm.scale, 1.0) / np.sqrt(read(norm.var, 1.0) + norm.epsilon)
     bias = (0 if layer.bias is None else layer.bias) - read(norm.mean, 0.0)
@@ -34,7 +34,7 @@ def fold_norm(layer: Layer, norm: nnx.BatchNorm) -> Layer:
         layer,
         kernel=layer.kernel * scale,
         bias=bias * scale + read(norm.bias, 0.0),
-        dtype=jnp.promote_types(layer.dtype, norm.mean.get_value().dtype),
+        dtype=jnp.promote_types(layer.dtype, norm.mean[...].dtype),
     )
 
 

@@ -100,9 +100,9 @@ def read_layer(name: str, module: nnx.Module, mask: np.ndarray | None) -> Layer 
     }
     if type(module) not in readers:
         return None
-    stored = module.kernel.get_value()
+    stored = module.kernel[...]
     mask = np.ones(stored.shape, bool) if mask is None else mask
-    bias = None if module.bias is None else module.bias.get_value()
+    bias = None if module.bias is None else module.bias[...]
     return Layer(
         name=name,
         kernel=np.where(mask, np.asarray(stored, np.float64), 0),

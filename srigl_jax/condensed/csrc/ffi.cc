@@ -1,6 +1,7 @@
 // The kernels as XLA custom calls, on XLA's own threads.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -52,8 +53,10 @@ ParallelFor on_pool(ffi::ThreadPool pool, int64_t threads) {
     for (int64_t i = 0; i < helpers; ++i) scheduler.Schedule([tasks] { tasks->work(); });
     tasks->work();
     // Tasks take microseconds: sleeping and waking would often cost more than waiting.
-    for (int spin = 0; spin < 20'000; ++spin)
-      if (tasks->done.load() == count) return;
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+    while (tasks->done.load() != count)
+      if (std::chrono::steady_clock::now() > patience) break;
+    if (tasks->done.load() == count) return;
     std::unique_lock<std::mutex> lock(tasks->mutex);
     tasks->all_done.wait(lock, [&] { return tasks->done.load() == count; });
   };

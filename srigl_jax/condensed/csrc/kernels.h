@@ -41,15 +41,6 @@ struct Problem {
 // Neurons whose sums are held at a time.
 constexpr int64_t kTileNeurons = 64;
 
-// Scratch of a tile: packed inputs [fan_in, lanes]; zeros [group_channels], which padding
-// is read from; sums [kTileNeurons, lanes]. Each part begins at a cache line.
-inline int64_t sums_offset(const Problem& p, int64_t lanes) {
-  return (p.fan_in() * lanes + p.group_channels() + 15) / 16 * 16;
-}
-inline int64_t scratch_floats(const Problem& p, int64_t lanes) {
-  return sums_offset(p, lanes) + kTileNeurons * lanes;
-}
-
 // Active neurons [begin, end), all of one group, and the outputs [first, last) that
 // this chunk writes: those neurons' and the inactive ones' before and between them.
 struct Chunk {
@@ -83,14 +74,18 @@ struct Kernels {
   // One example: packs k inputs at a time into vectors. Outputs of `chunk`.
   bool (*single)(const Problem&, const Chunk& chunk);
 
-  // Positions [begin, begin + count), count <= vectors * width, vectors 1, 2 or 4: the
-  // inputs are packed with positions in the lanes, once for all chunks; then each weight
-  // is one broadcast and `vectors` multiplications. Inputs are gone through `block` at a
-  // time. `scratch` holds scratch_floats(p, vectors * width).
+  // Many positions: inputs [fan_in, lanes] are packed with positions in the lanes, once
+  // for all chunks; then each weight is one broadcast and some multiplications.
+  //
+  // Packs positions [begin, begin + count), count <= width, from lane 0 on. `zeros` are
+  // as many as a group has channels.
   void (*pack)(const Problem&, int64_t group, int64_t begin, int64_t count,
-               int vectors, float* scratch);
+               int64_t lanes, const float* zeros, float* inputs);
+  // Outputs of `chunk`, of at most kTileNeurons, at positions [begin, begin + count),
+  // count <= lanes, which are vectors * width, vectors 1, 2 or 4. `sums` is room for
+  // kTileNeurons * lanes.
   bool (*tile)(const Problem&, const Chunk& chunk, int64_t begin, int64_t count,
-               int vectors, int64_t block, float* scratch);
+               int vectors, const float* inputs, float* sums);
 
   // Depthwise: channels in the lanes, from the taps as a dense [taps, neurons] array.
   // Output rows [begin, end) of all batch * out_height.

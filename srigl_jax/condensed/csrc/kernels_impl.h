@@ -170,67 +170,58 @@ inline const float* input_at(const Problem& p, const Corner& corner, int64_t row
          group * p.group_channels();
 }
 
-// scratch[c * stride + lane] = pointers[lane][c].
+// inputs[c * stride + lane] = pointers[lane][c].
 void pack_lanes(const float* const* pointers, int64_t channels, int64_t stride,
-                float* scratch) {
+                float* inputs) {
   int64_t c = 0;
   for (; c + kWidth <= channels; c += kWidth) {
     Vector rows[kWidth];
     for (int lane = 0; lane < kWidth; ++lane)
       rows[lane] = load(pointers[lane] + c);
     transpose(rows);
-    for (int i = 0; i < kWidth; ++i) store(scratch + (c + i) * stride, rows[i]);
+    for (int i = 0; i < kWidth; ++i) store(inputs + (c + i) * stride, rows[i]);
   }
   for (; c < channels; ++c)
     for (int lane = 0; lane < kWidth; ++lane)
-      scratch[c * stride + lane] = pointers[lane][c];
+      inputs[c * stride + lane] = pointers[lane][c];
 }
 
-void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int vectors,
-          float* scratch) {
-  const int64_t lanes = int64_t{vectors} * kWidth;
-  // Padding is read from zeros: a branch at every load would cost more.
-  float* zeros = scratch + p.fan_in() * lanes;
-  for (int64_t c = 0; c < p.group_channels(); ++c) zeros[c] = 0.0f;
-  for (int vector = 0; vector < vectors; ++vector) {
-    const int64_t first = int64_t{vector} * kWidth;
-    Corner corners[kWidth] = {};
-    for (int lane = 0; lane < kWidth; ++lane)
-      if (first + lane < count) corners[lane] = corner_of(p, begin + first + lane);
-    float* out = scratch + first;
-    for (int64_t row = 0; row < p.kernel_height; ++row)
-      for (int64_t column = 0; column < p.kernel_width; ++column) {
-        const float* pointers[kWidth];
-        for (int lane = 0; lane < kWidth; ++lane) {
-          const float* x = first + lane < count
-                               ? input_at(p, corners[lane], row, column, group)
-                               : nullptr;
-          pointers[lane] = x ? x : zeros;
-        }
-        pack_lanes(pointers, p.group_channels(), lanes, out);
-        out += p.group_channels() * lanes;
+void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int64_t lanes,
+          const float* zeros, float* inputs) {
+  Corner corners[kWidth] = {};
+  for (int lane = 0; lane < count; ++lane) corners[lane] = corner_of(p, begin + lane);
+  for (int64_t row = 0; row < p.kernel_height; ++row)
+    for (int64_t column = 0; column < p.kernel_width; ++column) {
+      const float* pointers[kWidth];
+      for (int lane = 0; lane < kWidth; ++lane) {
+        // Padding is read from zeros: a branch at every load would cost more.
+        const float* x =
+            lane < count ? input_at(p, corners[lane], row, column, group) : nullptr;
+        pointers[lane] = x ? x : zeros;
       }
-  }
+      pack_lanes(pointers, p.group_channels(), lanes, inputs);
+      inputs += p.group_channels() * lanes;
+    }
 }
 
-// Adds to one neuron's sums what its inputs below `limit` bring, from the first one not
-// yet added; returns the next. Several partial sums hide the latency of multiply-add.
+// sums[lanes] = what one neuron's inputs bring. Several partial sums hide the latency of
+// multiply-add.
 template <int kVectors, typename Index>
-inline int64_t advance(const float* values, const Index* indices, int64_t j, int64_t k,
-                       uint32_t limit, const float* inputs, float* sums) {
+inline void sum_row(const float* values, const Index* indices, int64_t k,
+                    const float* inputs, float* sums) {
   constexpr int kLanes = kVectors * kWidth;
   constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 2;
   Vector partial[kUnroll][kVectors];
-  for (int v = 0; v < kVectors; ++v) partial[0][v] = load(sums + v * kWidth);
-  for (int u = 1; u < kUnroll; ++u)
+  for (int u = 0; u < kUnroll; ++u)
     for (int v = 0; v < kVectors; ++v) partial[u][v] = zero();
-  for (; j + kUnroll <= k && indices[j + kUnroll - 1] < limit; j += kUnroll)
+  int64_t j = 0;
+  for (; j + kUnroll <= k; j += kUnroll)
     for (int u = 0; u < kUnroll; ++u) {
       const float* x = inputs + static_cast<size_t>(indices[j + u]) * kLanes;
       const Vector value = broadcast(values[j + u]);
       for (int v = 0; v < kVectors; ++v) partial[u][v] += value * load(x + v * kWidth);
     }
-  for (; j < k && indices[j] < limit; ++j) {
+  for (; j < k; ++j) {
     const float* x = inputs + static_cast<size_t>(indices[j]) * kLanes;
     const Vector value = broadcast(values[j]);
     for (int v = 0; v < kVectors; ++v) partial[0][v] += value * load(x + v * kWidth);
@@ -240,7 +231,19 @@ inline int64_t advance(const float* values, const Index* indices, int64_t j, int
       for (int w = 0; w < u; ++w) partial[w][v] += partial[w + u][v];
     store(sums + v * kWidth, partial[0][v]);
   }
-  return j;
+}
+
+template <int kVectors, typename Index>
+bool sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inputs,
+              float* sums) {
+  const Index* indices = static_cast<const Index*>(p.indices) + first * p.k;
+  const float* values = p.values + first * p.k;
+  for (int64_t u = 0; u < neurons; ++u) {
+    if (!all_below(indices + u * p.k, p.k, p.fan_in())) return false;
+    sum_row<kVectors>(values + u * p.k, indices + u * p.k, p.k, inputs,
+                      sums + u * kVectors * kWidth);
+  }
+  return true;
 }
 
 // kWidth neurons at kWidth positions, transposed into rows of y.
@@ -277,50 +280,30 @@ void write_sums(const Problem& p, const int32_t* active, int64_t neurons,
   for (; i < neurons; ++i) write_row(p, active[i], sums + i * lanes, begin, count);
 }
 
-// Goes through the inputs in blocks, and in each through all neurons, so that the
-// block's packed inputs are read from the first level of cache.
-template <int kVectors, typename Index>
-bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          int64_t block, float* scratch) {
-  constexpr int64_t kLanes = kVectors * kWidth;
-  const Index* all = static_cast<const Index*>(p.indices);
-  float* sums = scratch + sums_offset(p, kLanes);
+void write(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+           int64_t lanes, const float* sums) {
   if (chunk.last - chunk.first != chunk.end - chunk.begin)
     for (int64_t i = 0; i < count; ++i)
       fill_with_bias(p, chunk, p.y + (begin + i) * p.neurons);
-  for (int64_t i = chunk.begin; i < chunk.end; i += kTileNeurons) {
-    const int64_t left = chunk.end - i;
-    const int64_t neurons = left < kTileNeurons ? left : kTileNeurons;
-    if (!all_below(all + i * p.k, neurons * p.k, p.fan_in())) return false;
-    int64_t next[kTileNeurons] = {};
-    for (int64_t f = 0; f < neurons * kLanes; ++f) sums[f] = 0.0f;
-    for (int64_t end = block;; end += block) {
-      // The last block takes whatever is left, ascending or not.
-      const bool is_last = end >= p.fan_in();
-      const uint32_t limit = is_last ? UINT32_MAX : static_cast<uint32_t>(end);
-      for (int64_t u = 0; u < neurons; ++u)
-        next[u] = advance<kVectors>(p.values + (i + u) * p.k, all + (i + u) * p.k,
-                                    next[u], p.k, limit, scratch, sums + u * kLanes);
-      if (is_last) break;
-    }
-    write_sums(p, p.active + i, neurons, sums, kLanes, begin, count);
-  }
-  return true;
+  write_sums(p, p.active + chunk.begin, chunk.end - chunk.begin, sums, lanes, begin,
+             count);
 }
 
-template <typename Index>
-bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          int vectors, int64_t block, float* scratch) {
-  return vectors == 1   ? tile<1, Index>(p, chunk, begin, count, block, scratch)
-         : vectors == 2 ? tile<2, Index>(p, chunk, begin, count, block, scratch)
-                        : tile<4, Index>(p, chunk, begin, count, block, scratch);
-}
-
-bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
-          int vectors, int64_t block, float* scratch) {
+template <int kVectors>
+bool rows(const Problem& p, const Chunk& chunk, const float* inputs, float* sums) {
+  const int64_t neurons = chunk.end - chunk.begin;
   return p.index_bytes == 2
-             ? tile<uint16_t>(p, chunk, begin, count, vectors, block, scratch)
-             : tile<uint32_t>(p, chunk, begin, count, vectors, block, scratch);
+             ? sum_rows<kVectors, uint16_t>(p, chunk.begin, neurons, inputs, sums)
+             : sum_rows<kVectors, uint32_t>(p, chunk.begin, neurons, inputs, sums);
+}
+
+bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+          int vectors, const float* inputs, float* sums) {
+  const bool ok = vectors == 1   ? rows<1>(p, chunk, inputs, sums)
+                  : vectors == 2 ? rows<2>(p, chunk, inputs, sums)
+                                 : rows<4>(p, chunk, inputs, sums);
+  if (ok) write(p, chunk, begin, count, vectors * kWidth, sums);
+  return ok;
 }
 
 // One output pixel of a depthwise convolution with one neuron for each channel.
@@ -424,8 +407,8 @@ bool windows(const Windows& w, int64_t begin, int64_t end) {
 
 }  // namespace
 
-const Kernels kKernels = {SRIGL_NAME, kWidth,    kWindow, single,
-                          pack,       tile,      depthwise, windows};
+const Kernels kKernels = {SRIGL_NAME, kWidth, kWindow,   single,
+                          pack,       tile,   depthwise, windows};
 
 }  // namespace SRIGL_SET
 }  // namespace srigl

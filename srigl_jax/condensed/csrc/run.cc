@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <thread>
 #include <vector>
 
 namespace srigl {
@@ -13,11 +14,10 @@ namespace {
 // the tasks there are: several for each thread, but none smaller than this.
 constexpr int64_t kTaskMultiplications = 15'000;
 constexpr int64_t kTasksPerThread = 6;
-// Packed inputs of a tile stay about in the second level of cache, those of a block in
-// the first, unless a block would hold fewer weights of a neuron than this.
-constexpr int64_t kTileBytes = 640 * 1024;
-constexpr int64_t kBlockBytes = 16 * 1024;
-constexpr int64_t kBlockWeights = 50;
+// Packed inputs of a tile, in bytes, up to which it has four vectors of positions, and up
+// to which two.
+constexpr int64_t kNearBytes = 96 * 1024;
+constexpr int64_t kFarBytes = 384 * 1024;
 
 bool active_is_valid(const Problem& p) {
   int64_t last = -1;
@@ -28,17 +28,14 @@ bool active_is_valid(const Problem& p) {
   return true;
 }
 
-// Splits the active neurons of every group into `parts`, all outputs covered.
-std::vector<Chunk> make_chunks(const Problem& p, int64_t parts) {
+// Splits the active neurons of every group into chunks of `size`, all outputs covered.
+std::vector<Chunk> make_chunks(const Problem& p, int64_t size) {
   std::vector<Chunk> chunks;
   for (int64_t group = 0; group < p.groups; ++group) {
     const int64_t first = group * p.group_neurons(), last = first + p.group_neurons();
     const int32_t* end = p.active + p.active_count;
     const int64_t low = std::lower_bound(p.active, end, first) - p.active;
     const int64_t high = std::lower_bound(p.active, end, last) - p.active;
-    // Whole vectors of neurons, so that they are written as vectors.
-    int64_t size = std::max<int64_t>(1, (high - low + parts - 1) / parts);
-    size = (size + 15) / 16 * 16;
     int64_t begin = low;
     do {
       const int64_t stop = std::min(high, begin + size);
@@ -71,9 +68,9 @@ float* scratch(int64_t floats) {
 Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
                   const ParallelFor& parallel_for) {
   const int64_t work = p.active_count * p.k;
-  const auto chunks = make_chunks(
-      p, std::clamp<int64_t>(work / kTaskMultiplications, 1,
-                             threads == 1 ? 1 : kTasksPerThread * threads));
+  const int64_t tasks = std::clamp<int64_t>(work / kTaskMultiplications, 1,
+                                            threads == 1 ? 1 : kTasksPerThread * threads);
+  const auto chunks = make_chunks(p, (p.active_count + tasks - 1) / tasks);
   std::atomic<bool> ok{true};
   parallel_for(chunks.size(), [&](int64_t task) {
     if (!kernels.single(p, chunks[task])) ok = false;
@@ -104,44 +101,76 @@ Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
   return Status::kOk;
 }
 
-// How many vectors of positions to take at a time: no more than there are, nor than
-// keep their packed inputs in a core's own cache.
+// Vectors of positions in a tile: no more than there are positions for. Two keep the
+// latency of multiply-add hidden and the packed inputs, which are read in any order, in
+// a core's second level of cache; four are faster where they nearly fit the first.
 int tile_vectors(const Problem& p, int64_t width) {
-  int vectors = 4;
-  while (vectors > 1 && (p.positions() <= vectors / 2 * width ||
-                         p.fan_in() * vectors * width * 4 > kTileBytes))
-    vectors /= 2;
+  const int64_t bytes = p.fan_in() * width * 4;
+  int vectors = 4 * bytes <= kNearBytes ? 4 : 2 * bytes <= kFarBytes ? 2 : 1;
+  while (vectors > 1 && p.positions() <= vectors / 2 * width) vectors /= 2;
   return vectors;
 }
 
-Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
+// Tiles enough for all threads: each is packed and multiplied by all neurons at once.
+Status run_tiles(const Problem& p, const Kernels& kernels,
                  const ParallelFor& parallel_for) {
-  const int64_t positions = p.positions();
-  const int vectors = tile_vectors(p, kernels.width);
-  const int64_t lanes = vectors * kernels.width;
-  // Enough weights of a neuron in each block to be worth starting on it.
-  const int64_t block = std::max<int64_t>(
-      kBlockBytes / (lanes * 4),
-      p.k ? kBlockWeights * p.fan_in() / p.k : p.fan_in());
+  const int64_t width = kernels.width, positions = p.positions();
+  const int vectors = tile_vectors(p, width);
+  const int64_t lanes = vectors * width, input_floats = p.fan_in() * lanes;
   const int64_t tiles = (positions + lanes - 1) / lanes;
-  // Each task packs its own inputs: neurons are split only if there are few tiles.
-  const int64_t work = positions * p.active_count * p.k / p.groups;
-  const int64_t parts =
-      threads == 1 || tiles >= 2 * threads
-          ? 1
-          : std::clamp<int64_t>(
-                std::min((2 * threads + tiles - 1) / tiles, work / kTaskMultiplications),
-                1, 2 * threads);
-  const auto chunks = make_chunks(p, parts);
-  const int64_t count = chunks.size();
+  const auto chunks = make_chunks(p, kTileNeurons);
+  const std::vector<float> zeros(p.group_channels(), 0.0f);
   std::atomic<bool> ok{true};
+  parallel_for(tiles * p.groups, [&](int64_t task) {
+    const int64_t group = task % p.groups, begin = task / p.groups * lanes;
+    const int64_t count = std::min(lanes, positions - begin);
+    float* inputs = scratch(input_floats + kTileNeurons * lanes);
+    for (int64_t first = 0; first < count; first += width)
+      kernels.pack(p, group, begin + first, std::min(width, count - first), lanes,
+                   zeros.data(), inputs + first);
+    for (const Chunk& chunk : chunks)
+      if (chunk.group == group && !kernels.tile(p, chunk, begin, count, vectors, inputs,
+                                                inputs + input_floats))
+        ok = false;
+  });
+  return ok ? Status::kOk : Status::kBadIndex;
+}
+
+// Few tiles: they are packed beforehand, and tasks are chunks of neurons.
+Status run_few_tiles(const Problem& p, const Kernels& kernels,
+                     const ParallelFor& parallel_for) {
+  const int64_t width = kernels.width, positions = p.positions();
+  const int vectors = tile_vectors(p, width);
+  const int64_t lanes = vectors * width;
+  const int64_t tiles = (positions + lanes - 1) / lanes;
+  const auto chunks = make_chunks(p, kTileNeurons);
+  const std::vector<float> zeros(p.group_channels(), 0.0f);
+  const int64_t packs = tiles * p.groups, input_floats = p.fan_in() * lanes;
+  float* const shared = scratch(packs * input_floats + kTileNeurons * lanes);
+  const auto inputs_of = [&](int64_t tile, int64_t group) {
+    return shared + (tile * p.groups + group) * input_floats;
+  };
+  parallel_for(packs * vectors, [&](int64_t task) {
+    const int64_t vector = task % vectors, group = task / vectors % p.groups;
+    const int64_t tile = task / vectors / p.groups;
+    const int64_t first = tile * lanes + vector * width;
+    if (first < positions)
+      kernels.pack(p, group, first, std::min(width, positions - first), lanes,
+                   zeros.data(), inputs_of(tile, group) + vector * width);
+  });
+  std::atomic<bool> ok{true};
+  const auto caller = std::this_thread::get_id();
+  const int64_t count = chunks.size();
   parallel_for(tiles * count, [&](int64_t task) {
     const Chunk& chunk = chunks[task % count];
     const int64_t begin = task / count * lanes;
-    const int64_t here = std::min(lanes, positions - begin);
-    float* room = scratch(scratch_floats(p, lanes));
-    kernels.pack(p, chunk.group, begin, here, vectors, room);
-    if (!kernels.tile(p, chunk, begin, here, vectors, block, room)) ok = false;
+    // The caller's own scratch is what all share.
+    float* sums = std::this_thread::get_id() == caller
+                      ? shared + packs * input_floats
+                      : scratch(kTileNeurons * lanes);
+    if (!kernels.tile(p, chunk, begin, std::min(lanes, positions - begin), vectors,
+                      inputs_of(task / count, chunk.group), sums))
+      ok = false;
   });
   return ok ? Status::kOk : Status::kBadIndex;
 }
@@ -182,7 +211,9 @@ Status run(const Problem& p, const Kernels& kernels, int64_t threads,
   if (p.is_single()) return run_single(p, kernels, threads, parallel_for);
   if (p.groups == p.channels && p.neurons == p.channels && p.groups > 1)
     return run_depthwise(p, kernels, threads, parallel_for);
-  return run_tiles(p, kernels, threads, parallel_for);
+  const int64_t lanes = tile_vectors(p, kernels.width) * kernels.width;
+  return p.positions() >= 4 * threads * lanes ? run_tiles(p, kernels, parallel_for)
+                                              : run_few_tiles(p, kernels, parallel_for);
 }
 
 const Kernels* kernels_for_width(int64_t width) {
