@@ -1,7 +1,6 @@
 """Which form a layer runs fastest in: measured here and now, or by a rule.
 
-`CANDIDATES` is the list of forms; add one to have it timed. The rule only knows the
-dense and the condensed one.
+`CANDIDATES` is the list of forms; add one to have it timed. The rule knows these.
 """
 
 import math
@@ -16,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 from srigl_jax.condensed import native
-from srigl_jax.condensed.layers import Layer, as_condensed, as_dense
+from srigl_jax.condensed.layers import Layer, as_condensed, as_dense, as_windows
+from srigl_jax.condensed.modules import WINDOWS_EXAMPLES
 
 Candidate = Callable[[Layer, nnx.Module, str], nnx.Module | None]
 
@@ -26,25 +26,32 @@ def _dense(layer: Layer, module: nnx.Module, implementation: str) -> nnx.Module:
     return as_dense(layer, module)
 
 
-CANDIDATES: dict[str, Candidate] = {"dense": _dense, "condensed": as_condensed}
+CANDIDATES: dict[str, Candidate] = {
+    "dense": _dense,
+    "condensed": as_condensed,
+    "windows": as_windows,
+}
 """Form to `(layer, module it was read from, implementation) -> module`, or None where
 a layer cannot take the form."""
 
 CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
-    ("native", "linear"): ((math.inf, 0.35),),
-    ("native", "conv"): ((math.inf, 0.9),),
+    ("native", "linear"): ((2, 0.5), (math.inf, 0.35)),
+    ("native", "conv"): ((math.inf, 0.8),),
     ("xla", "linear"): ((1, 0.02), (math.inf, 0.0)),
     ("xla", "conv"): ((math.inf, 0.0),),
 }
 """(implementation, kind) to (rows of input up to which, density up to which a condensed
 layer is the faster one), rows ascending; from `experiments/benchmark_condensed.py`."""
 
+WINDOWS_DENSITY = 0.03
+"""From which density on windows are the faster form, for few rows."""
+
 SECONDS_PER_LAYER = 0.5
 """How long the candidates of a layer are timed, compilation apart."""
 
 
 def candidates(
-    layer: Layer, module: nnx.Module, implementation: str
+    layer: Layer, module: nnx.Module, implementation: str, rows: int
 ) -> dict[str, nnx.Module]:
     """The forms that a layer can take, as modules.
 
@@ -52,9 +59,12 @@ def candidates(
       layer: as it shall be, folded and narrowed.
       module: it was read from.
       implementation: of condensed layers.
+      rows: of its input; windows are for few.
     """
     made = {
-        name: make(layer, module, implementation) for name, make in CANDIDATES.items()
+        name: make(layer, module, implementation)
+        for name, make in CANDIDATES.items()
+        if name != "windows" or rows <= WINDOWS_EXAMPLES
     }
     return {name: module for name, module in made.items() if module is not None}
 
@@ -68,7 +78,7 @@ def by_rule(layer: Layer, rows: int, implementation: str) -> tuple[str, str]:
       implementation: of condensed layers.
 
     Returns:
-      "dense" or "condensed", and why.
+      "dense", "condensed" or "windows", and why.
     """
     if layer.obstacle:
         return "dense", layer.obstacle
@@ -76,6 +86,13 @@ def by_rule(layer: Layer, rows: int, implementation: str) -> tuple[str, str]:
     backend = _resolve(implementation)
     limits = CROSSOVERS[backend, kind]
     limit = next(density for most, density in limits if rows <= most)
+    is_single = kind == "linear" and rows <= WINDOWS_EXAMPLES
+    if is_single and backend == "native" and WINDOWS_DENSITY <= layer.density <= limit:
+        return (
+            "windows",
+            f"density {layer.density:.3g} is from {WINDOWS_DENSITY} to {limit}, "
+            f"few examples ({backend})",
+        )
     if layer.density <= limit:
         return (
             "condensed",

@@ -189,10 +189,10 @@ def _fold(before: Mapping[str, Layer], modules, links) -> dict[str, Layer]:
 def _choose(before, layer, module, implementation, spec, batch_size, timings):
     """The module that stands for a layer from now on, and the report on it."""
     is_narrowed = layer.kernel.shape != before.kernel.shape
-    modules = choose.candidates(layer, module, implementation)
     rows = batch_size if spec is None else math.prod(spec.shape[:1])
     if spec is not None and layer.kind != "conv":
         rows = math.prod(spec.shape) // before.inputs
+    modules = choose.candidates(layer, module, implementation, rows)
     if layer.mask.all():
         form, reason = "dense", "every weight exists"
     elif timings is None or len(modules) == 1:

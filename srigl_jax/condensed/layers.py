@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from srigl_jax.condensed import convolution
-from srigl_jax.condensed.modules import CondensedConv, CondensedLinear
+from srigl_jax.condensed import convolution, native
+from srigl_jax.condensed.modules import (
+    ArrangedLinear,
+    CondensedConv,
+    CondensedLinear,
+)
 from srigl_jax.condensed.representation import condense
 
 
@@ -149,12 +153,27 @@ def as_condensed(
             feature_group_count=layer.groups,
             implementation=implementation if is_for_conv else "auto",
         )
-    return CondensedLinear(
-        condensed,
-        input_axes=layer.kernel.ndim - len(layer.neuron_axes),
-        output_shape=[layer.kernel.shape[a] for a in layer.neuron_axes],
-        implementation=implementation,
-    )
+    return CondensedLinear(condensed, implementation=implementation, **_axes(layer))
+
+
+def as_windows(
+    layer: Layer, module: nnx.Module, implementation: str = "auto"
+) -> nnx.Module | None:
+    """The layer as `ArrangedLinear`; None if that cannot be."""
+    condensed = as_condensed(layer, module, implementation)
+    is_native = implementation in ("auto", "native") and native.available()
+    if not isinstance(condensed, CondensedLinear) or not is_native:
+        return None
+    if jax.default_backend() != "cpu":
+        return None
+    return ArrangedLinear(condensed.condensed.get_value(), **_axes(layer))
+
+
+def _axes(layer: Layer) -> dict:
+    return {
+        "input_axes": layer.kernel.ndim - len(layer.neuron_axes),
+        "output_shape": [layer.kernel.shape[a] for a in layer.neuron_axes],
+    }
 
 
 def _read_linear(module: nnx.Linear) -> dict:

@@ -1,17 +1,28 @@
 """flax.nnx layers in condensed form, to stand where `Linear` and `Conv` stood."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 from flax import nnx
 
+from srigl_jax.condensed import native
 from srigl_jax.condensed.convolution import Padding, condensed_conv
 from srigl_jax.condensed.matmul import condensed_matmul
 from srigl_jax.condensed.representation import Condensed
+from srigl_jax.condensed.windows import arrange, windows_matmul
 
 
 class CondensedVariable(nnx.Variable):
     """Holds the `Condensed` form of a layer."""
+
+
+class WindowsVariable(nnx.Variable):
+    """Holds a layer's arrangement in `Windows`."""
+
+
+WINDOWS_EXAMPLES = 2
+"""Up to how many examples windows are faster than the condensed form."""
 
 
 class CondensedLinear(nnx.Module):
@@ -51,8 +62,38 @@ class CondensedLinear(nnx.Module):
                 f"out_sharding is {out_sharding}: a condensed layer takes none"
             )
         x = x.reshape(*x.shape[: x.ndim - self.input_axes], -1)
-        y = condensed_matmul(x, self.condensed.get_value(), self.implementation)
+        y = self._multiply(x)
         return y.reshape(*y.shape[:-1], *self.output_shape)
+
+    def _multiply(self, x: jax.Array) -> jax.Array:
+        return condensed_matmul(x, self.condensed.get_value(), self.implementation)
+
+
+class ArrangedLinear(CondensedLinear):
+    """A dense layer's replacement for one example at a time, on CPUs.
+
+    It holds the weights twice, condensed and arranged in windows, and takes whichever
+    form is the faster for the number of examples. The arrangement is for the machine
+    it was made on; without the C++ kernels there is none.
+    """
+
+    def __init__(
+        self,
+        condensed: Condensed,
+        *,
+        input_axes: int = 1,
+        output_shape: Sequence[int] | None = None,
+    ):
+        """Wraps a condensed layer, as `CondensedLinear` does, and arranges it."""
+        super().__init__(condensed, input_axes=input_axes, output_shape=output_shape)
+        is_possible = native.available()
+        self.windows = WindowsVariable(arrange(condensed)) if is_possible else None
+
+    def _multiply(self, x: jax.Array) -> jax.Array:
+        rows = math.prod(x.shape[:-1])
+        if self.windows is None or rows > WINDOWS_EXAMPLES:
+            return super()._multiply(x)
+        return windows_matmul(x, self.windows.get_value())
 
 
 class CondensedConv(nnx.Module):

@@ -38,16 +38,16 @@ def relu_links(count):
 def linear(kernel, bias):
     kernel = jnp.asarray(kernel, jnp.float32)
     layer = nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0))
-    layer.kernel.set_value(kernel)
-    layer.bias.set_value(jnp.asarray(bias, jnp.float32))
+    layer.kernel = nnx.Param(kernel)
+    layer.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
     return layer
 
 
 def conv(kernel, bias, **options):
     kernel = jnp.asarray(kernel, jnp.float32)
     layer = nnx.Conv(*kernel.shape[2:], kernel.shape[:2], rngs=nnx.Rngs(0), **options)
-    layer.kernel.set_value(kernel)
-    layer.bias.set_value(jnp.asarray(bias, jnp.float32))
+    layer.kernel = nnx.Param(kernel)
+    layer.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
     return layer
 
 
@@ -56,7 +56,7 @@ def nonzero_masks(model):
     return {
         "layers": {
             i: {
-                "kernel": layer.kernel.get_value() != 0,
+                "kernel": layer.kernel[...] != 0,
                 "bias": optax.MaskedNode(),
             }
             for i, layer in enumerate(model.layers)
@@ -69,7 +69,7 @@ def convert(model):
 
 
 def kernels(model):
-    return [layer.kernel.get_value().tolist() for layer in model.layers]
+    return [layer.kernel[...].tolist() for layer in model.layers]
 
 
 @pytest.fixture(autouse=True)
@@ -89,15 +89,15 @@ def test_a_constant_goes_into_the_consumers_bias():
     )
     converted = convert(model)
     assert kernels(converted) == [[[1, 3], [2, 0]], [[1], [2]]]
-    assert converted.layers[0].bias.get_value().tolist() == [0, -1]
-    assert converted.layers[1].bias.get_value().tolist() == [50.5]
+    assert converted.layers[0].bias[...].tolist() == [0, -1]
+    assert converted.layers[1].bias[...].tolist() == [50.5]
 
 
 def test_a_constant_below_zero_is_zero_after_the_activation():
     model = Chain(
         [linear([[1, 0]], [0, -5]), linear([[1], [10]], [0.5])], relu_links(1)
     )
-    assert convert(model).layers[1].bias.get_value().tolist() == [0.5]
+    assert convert(model).layers[1].bias[...].tolist() == [0.5]
 
 
 def test_a_neuron_that_reads_only_constants_becomes_one():
@@ -112,7 +112,7 @@ def test_a_neuron_that_reads_only_constants_becomes_one():
     # Neuron 1 of the middle layer outputs relu(3 * 2 + 1) = 7.
     converted = convert(model)
     assert kernels(converted) == [[[1]], [[1]], [[1]]]
-    assert converted.layers[2].bias.get_value().tolist() == [70]
+    assert converted.layers[2].bias[...].tolist() == [70]
 
 
 def unread():
@@ -138,7 +138,7 @@ def test_links_may_come_in_any_order():
     for layers in (unread(), constant):
         converted = convert(Chain(layers, relu_links(3)[::-1]))
         assert kernels(converted) == [[[1]]] * 4
-    assert converted.layers[3].bias.get_value().tolist() == [3]
+    assert converted.layers[3].bias[...].tolist() == [3]
 
 
 def test_beside_a_border_of_zeros_a_constant_counts_where_it_is():
@@ -158,7 +158,7 @@ def test_one_channel_stands_for_all_constants_beside_a_border():
     converted = convert(Chain([first, second], relu_links(1)))
     # The channels 2 and 4 are one of 4 with a weight of (2 + 4) / 4.
     assert kernels(converted)[0] == [[[[1, 0]]]]
-    assert converted.layers[0].bias.get_value().tolist() == [0, 4]
+    assert converted.layers[0].bias[...].tolist() == [0, 4]
     assert kernels(converted)[1][0][0] == [[1], [1.5]]
 
 
@@ -170,7 +170,7 @@ def test_constants_beside_a_border_may_be_negative():
     first = conv([[[[1, 0, 0, 0]]]], [0, -2, -4, 0])
     second = conv(np.ones((3, 3, 4, 1)), [0])
     converted = convert(Plain([first, second], [Link("layers/0", ("layers/1",))]))
-    assert converted.layers[0].bias.get_value().tolist() == [0, -4]
+    assert converted.layers[0].bias[...].tolist() == [0, -4]
     assert kernels(converted)[1][0][0] == [[1], [1.5]]
 
 
@@ -179,7 +179,7 @@ def test_without_a_border_constants_go_into_the_bias():
     second = conv(np.ones((3, 3, 3, 1)), [0], padding="VALID")
     converted = convert(Chain([first, second], relu_links(1)))
     assert kernels(converted)[0] == [[[[1]]]]
-    assert converted.layers[1].bias.get_value().tolist() == [9 * 6]
+    assert converted.layers[1].bias[...].tolist() == [9 * 6]
 
 
 def test_a_flattened_image_repeats_each_channel():
@@ -193,7 +193,7 @@ def test_a_flattened_image_repeats_each_channel():
     model = Flat([first, second], relu_links(1))
     converted = convert(model)
     assert kernels(converted) == [[[[[1]]]], [[1], [2]]]
-    assert converted.layers[1].bias.get_value().tolist() == [90]
+    assert converted.layers[1].bias[...].tolist() == [90]
 
 
 def test_each_of_several_consumers_takes_the_constant():
@@ -210,7 +210,7 @@ def test_each_of_several_consumers_takes_the_constant():
     link = Link("layers/0", ("layers/1", "layers/2"), activation=nnx.relu)
     converted = convert(Fork(layers, [link]))
     assert kernels(converted) == [[[1, 1]], [[1], [0]], [[0], [1]]]
-    biases = [layer.bias.get_value().tolist() for layer in converted.layers[1:]]
+    biases = [layer.bias[...].tolist() for layer in converted.layers[1:]]
     assert biases == [[20], [41]]
 
 
@@ -228,19 +228,19 @@ def test_a_batch_normalisation_goes_into_weights_and_bias():
 
     norm = nnx.BatchNorm(1, epsilon=0, rngs=nnx.Rngs(0))
     for name, value in {"mean": 3.0, "var": 4.0, "scale": -6.0, "bias": 7.0}.items():
-        getattr(norm, name).set_value(jnp.array([value]))
+        getattr(norm, name)[...] = jnp.array([value])
     model = Normalised([linear([[1], [2]], [5]), norm], [])
     masks = nonzero_masks_of_first(model)
     link = Link("layers/0", norm="layers/1")
     folded = condense_model(model, masks, links=[link]).model.layers[0]
     # Times -6 / sqrt(4); (5 - 3) * -3 + 7.
-    assert folded.kernel.get_value().tolist() == [[-3], [-6]]
-    assert folded.bias.get_value().tolist() == [1]
+    assert folded.kernel[...].tolist() == [[-3], [-6]]
+    assert folded.bias[...].tolist() == [1]
 
 
 def nonzero_masks_of_first(model):
     dense = optax.MaskedNode()
-    kernel = model.layers[0].kernel.get_value() != 0
+    kernel = model.layers[0].kernel[...] != 0
     return {
         "layers": {
             0: {"kernel": kernel, "bias": dense},

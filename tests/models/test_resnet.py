@@ -41,7 +41,7 @@ def test_only_blocks_that_change_the_shape_project_their_shortcut():
 
 def test_a_block_adds_its_input():
     block = create(width=2).blocks[0]
-    block.norm2.scale.set_value(jnp.zeros(2))
+    block.norm2.scale = nnx.Param(jnp.zeros(2))
     block.eval()
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 2)), jnp.float32)
     np.testing.assert_array_equal(block(x), nnx.relu(x))
@@ -50,7 +50,7 @@ def test_a_block_adds_its_input():
 @pytest.mark.parametrize("name", ["mlp", "convnet", "resnet18", "vit"])
 def test_links_name_modules_of_the_network(name):
     model = nnx.eval_shape(lambda: models.create(name, (8, 8, 3), 10, rngs=nnx.Rngs(0)))
-    paths = {"/".join(map(str, path)) for path, _ in nnx.iter_modules(model)}
+    paths = {"/".join(map(str, path)) for path, _ in nnx.iter_graph(model)}
     for link in model.links():
         assert {link.producer, *link.consumers} <= paths
         assert link.norm is None or link.norm in paths
