@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 from sparse_networks import images, masked, outputs, rough_masks, trained
 
-from srigl_jax.condensed import choose
+from srigl_jax.condensed import choose, native
 from srigl_jax.condensed.convert import condense_model
+from srigl_jax.condensed.modules import WINDOWS_EXAMPLES
 
 SHAPE = (8, 8, 3)
 
@@ -30,7 +31,7 @@ def say_times(monkeypatch, **seconds):
 
     def measure(modules, input_shape, dtype):
         asked.append(input_shape)
-        return {name: seconds[name] for name in modules}
+        return {name: seconds.get(name, 9) for name in modules}
 
     monkeypatch.setattr(choose, "measure", measure)
     return asked
@@ -77,6 +78,17 @@ def test_autotuning_takes_the_fastest(convnet, monkeypatch, dense, condensed, fo
     conversion = condense_model(*convnet, autotune=True, example_shape=SHAPE)
     assert by_name(conversion)["convs/1"].form == form
     assert by_name(conversion)["convs/1"].reason.count(" us") == 2
+
+
+@pytest.mark.skipif(not native.available(), reason="the C++ kernels are not built")
+def test_windows_are_for_few_rows_of_dense_layers(convnet, monkeypatch):
+    say_times(monkeypatch, dense=2, condensed=2, windows=1)
+    tune = {"autotune": True, "example_shape": SHAPE}
+    one = by_name(condense_model(*convnet, batch_size=1, **tune))
+    many = by_name(condense_model(*convnet, batch_size=WINDOWS_EXAMPLES + 1, **tune))
+    assert one["hidden"].form == "windows"
+    assert one["convs/0"].form != "windows"
+    assert many["hidden"].form != "windows"
 
 
 def test_autotuning_times_narrowed_layers_on_inputs_of_their_width(
