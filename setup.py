@@ -13,6 +13,7 @@ SOURCES = "srigl_jax/condensed/csrc"
 # Each set of kernels is compiled for its own instructions and chosen at run time, so
 # the library runs on any machine of its architecture.
 INSTRUCTIONS = {
+    "arrange": [],
     "ffi": [],
     "run": [],
     "kernels_plain": [],
@@ -42,7 +43,7 @@ class BuildKernels(build_ext):
                     [f"{SOURCES}/{name}.cc"],
                     output_dir=self.build_temp,
                     extra_postargs=[
-                        *("-std=c++17", "-O3", "-fPIC", "-isystem", include),
+                        *("-std=c++17", "-O3", "-g0", "-fPIC", "-isystem", include),
                         *flags,
                     ],
                 )
@@ -62,7 +63,7 @@ setup(
         Extension(
             "srigl_jax.condensed._kernels",
             [f"{SOURCES}/{name}.cc" for name in INSTRUCTIONS],
-            depends=[f"{SOURCES}/{name}.h" for name in ("kernels", "run")]
+            depends=[f"{SOURCES}/{name}.h" for name in ("arrange", "kernels", "run")]
             + [f"{SOURCES}/kernels_impl.h"],
             optional=True,
         )

@@ -18,6 +18,12 @@ needs_kernels = pytest.mark.skipif(
 SOURCES = Path(__file__).parents[2] / "srigl_jax/condensed/csrc"
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_the_kernels_are_built_where_there_is_a_compiler():
+    """Else all tests of them would be skipped without a word."""
+    native.require()
+
+
 @needs_kernels
 @pytest.mark.parametrize("batch", [1, 3, 20, 40])
 def test_every_instruction_set_of_this_machine(rng, batch):
