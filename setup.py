@@ -53,8 +53,8 @@ class BuildKernels(build_ext):
         except Exception as error:
             self.warn(
                 f"srigl_jax installs without its C++ kernels ({error}); condensed "
-                "layers will run in the slower XLA form. For the kernels, install a "
-                "C++17 compiler and install srigl_jax again."
+                "layers will run in the slower XLA form. For the kernels, install "
+                "g++ 12 or newer, or clang++, and install srigl_jax again."
             )
 
 

@@ -4,8 +4,10 @@
 
 computes `x @ (kernel * mask) + bias` within float32 rounding. It can be jitted,
 vmapped, and differentiated in `x`, `values` and `bias`. Neither the product nor its
-gradients hold a [batch, neurons, k] temporary: beside inputs and outputs there are at
-most `xla.CHUNK_BYTES` at a time.
+gradients hold a [batch, neurons, k] temporary: beside inputs and outputs the product
+takes at most about two times `xla.CHUNK_BYTES`, gradients a few times the size of x and
+y more. It is computed in float32, whatever the types. To export it with a symbolic
+batch, or for another machine, choose "xla".
 """
 
 from functools import partial

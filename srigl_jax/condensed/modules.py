@@ -10,7 +10,7 @@ from srigl_jax.condensed import native
 from srigl_jax.condensed.convolution import Padding, condensed_conv
 from srigl_jax.condensed.matmul import condensed_matmul
 from srigl_jax.condensed.representation import Condensed
-from srigl_jax.condensed.windows import arrange, windows_matmul
+from srigl_jax.condensed.windows import Windows, arrange, windows_matmul
 
 
 class CondensedVariable(nnx.Variable):
@@ -91,9 +91,30 @@ class ArrangedLinear(CondensedLinear):
 
     def _multiply(self, x: jax.Array) -> jax.Array:
         rows = math.prod(x.shape[:-1])
-        if self.windows is None or rows > WINDOWS_EXAMPLES:
+        # A symbolic batch, of an exported program, must serve any number.
+        if self.windows is None or not isinstance(rows, int) or rows > WINDOWS_EXAMPLES:
             return super()._multiply(x)
-        return windows_matmul(x, self.windows.get_value())
+        return _differentiable(x, self.windows.get_value(), self.condensed.get_value())
+
+
+@jax.custom_vjp
+def _differentiable(x: jax.Array, w: Windows, c: Condensed) -> jax.Array:
+    """The product by way of windows, with the gradients of the condensed form."""
+    del c
+    return windows_matmul(x, w)
+
+
+def _forward(x, w, c):
+    return windows_matmul(x, w), (x, c)
+
+
+def _backward(residuals, dy):
+    x, c = residuals
+    gradient = jax.vjp(condensed_matmul, x, c)[1](dy)
+    return gradient[0], None, gradient[1]
+
+
+_differentiable.defvjp(_forward, _backward)
 
 
 class CondensedConv(nnx.Module):

@@ -24,7 +24,7 @@ TARGETS = {
     "srigl_windows": "srigl_jax_condensed_windows",
 }
 _REMEDY = (
-    "install a C++17 compiler (g++ or clang++) and reinstall srigl_jax: "
+    "install g++ 12 or newer, or clang++, and reinstall srigl_jax: "
     "pip install --force-reinstall --no-deps --no-cache-dir srigl_jax"
 )
 
@@ -114,7 +114,7 @@ def product(
     x, operands, dtype = _in_float32(x, values, indices, active, bias)
 
     def call(x, *operands):
-        shape = jax.ShapeDtypeStruct((len(x), layout.neurons), jnp.float32)
+        shape = jax.ShapeDtypeStruct((x.shape[0], layout.neurons), jnp.float32)
         multiply = jax.ffi.ffi_call(
             TARGETS["srigl_matmul"], shape, vmap_method="sequential"
         )
@@ -161,7 +161,7 @@ def convolution(
     numbers = np.array([*numbers, window.groups], np.int64)
 
     def call(x, *operands):
-        shape = jax.ShapeDtypeStruct((len(x), *output, layout.neurons), jnp.float32)
+        shape = jax.ShapeDtypeStruct((x.shape[0], *output, layout.neurons), jnp.float32)
         convolve = jax.ffi.ffi_call(
             TARGETS["srigl_convolution"], shape, vmap_method="sequential"
         )
@@ -188,11 +188,20 @@ def folding_batches(call):
             y = call(x.reshape(-1, *x.shape[2:]), *operands)
             return y.reshape(axis_size, -1, *y.shape[1:]), True
         # One example after another: each has a layer of its own.
-        arguments = list(zip((x, *operands), in_batched, strict=True))
-        rows = [
-            call(*(a[i] if batched else a for a, batched in arguments))
-            for i in range(axis_size)
+        arguments = x, *operands
+        mapped = [
+            a for a, batched in zip(arguments, in_batched, strict=True) if batched
         ]
-        return jnp.stack(rows), True
+
+        def one(mapped):
+            mapped = iter(mapped)
+            return call(
+                *(
+                    next(mapped) if batched else a
+                    for a, batched in zip(arguments, in_batched, strict=True)
+                )
+            )
+
+        return jax.lax.map(one, mapped), True
 
     return call

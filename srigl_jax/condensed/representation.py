@@ -29,8 +29,8 @@ class Condensed:
       values: f[active neurons, k].
       indices: u16 or i32[active neurons, k]: positions in the flattened fan-in, for a
         convolution in the order (height, width, channels of the group). They ascend in
-        each row; a row shorter than k ends in value 0 at index 0, where a gradient
-        is that of a weight at input 0.
+        each row; a row shorter than k ends in value 0 at index 0. A gradient there
+        is that of a weight at input 0: mask it when training such a layer.
       active: i32[active neurons], which outputs they are, ascending.
       bias: f[neurons] or None. A neuron without weights outputs its bias.
       layout: shape of the dense kernel, and which of its axes number the neurons.
@@ -153,6 +153,16 @@ def check_condensed(c: Condensed) -> None:
         raise ValueError(
             f"indices must lie in [0, {fan_in}), the fan-in: they reach from "
             f"{indices.min()} to {indices.max()}"
+        )
+    ascends = np.diff(indices.astype(np.int64), axis=1) > 0
+    is_padding = (indices[:, 1:] == 0) & (values[:, 1:] == 0)
+    # Padding comes last: what follows it is padding too.
+    ends = np.logical_and.accumulate(is_padding[:, ::-1], axis=1)[:, ::-1]
+    if not (ascends | ends).all():
+        row = int(np.flatnonzero(~(ascends | ends).all(1))[0])
+        raise ValueError(
+            f"indices must ascend in each row, up to padding with value 0 at index 0: "
+            f"those of row {row} do not"
         )
     if active.dtype != np.int32 or active.shape != (len(values),):
         raise ValueError(

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from srigl_jax.condensed import native
-from srigl_jax.condensed.representation import Condensed
+from srigl_jax.condensed.representation import Condensed, check_condensed
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("values", "lanes", "bases", "starts", "neurons", "bias"),
-    meta_fields=("fan_in", "outputs"),
+    meta_fields=("fan_in", "outputs", "dtype"),
 )
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -38,6 +38,7 @@ class Windows:
       bias: f[outputs] or None.
       fan_in: width of the input.
       outputs: neurons, ablated ones included.
+      dtype: of the condensed layer's values.
     """
 
     values: jax.Array
@@ -48,15 +49,18 @@ class Windows:
     bias: jax.Array | None
     fan_in: int
     outputs: int
+    dtype: np.dtype
 
 
 def arrange(c: Condensed) -> Windows:
     """Arranges a layer for this machine. Takes about a second for 10^6 weights.
 
     Raises:
+      ValueError: the layer is damaged.
       RuntimeError: the C++ kernels are not built.
     """
     native.require()
+    check_condensed(c)
     library, _ = native.load()
     width, window = library.srigl_width(), library.srigl_window()
     values = np.ascontiguousarray(c.values, np.float32)
@@ -83,7 +87,8 @@ def arrange(c: Condensed) -> Windows:
         arrays = [_copy(library, made, i, *field) for i, field in enumerate(fields)]
     finally:
         library.srigl_arranged_free(made)
-    return Windows(*arrays, c.bias, c.layout.fan_in, c.layout.neurons)
+    sizes = c.layout.fan_in, c.layout.neurons
+    return Windows(*arrays, c.bias, *sizes, np.dtype(c.values.dtype))
 
 
 def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
@@ -95,14 +100,15 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
       w: the layer, arranged on a machine with vectors of the same width.
 
     Returns:
-      f[..., outputs], of x's type, computed in float32. Not differentiable: train and
-      differentiate the `Condensed` form.
+      f[..., outputs], of the type that x and the condensed values promote to, computed
+      in float32. Not differentiable: train and differentiate the `Condensed` form.
 
     Raises:
       ValueError: the width of x is not the fan-in.
       RuntimeError: the C++ kernels are not built.
     """
     native.require()
+    x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] != w.fan_in:
         raise ValueError(
             f"x has shape {x.shape}: its last axis must be the layer's fan-in, "
@@ -112,7 +118,7 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
     operands = w.values, w.lanes, w.bases, w.starts, w.neurons, bias
 
     def call(x, *operands):
-        shape = jax.ShapeDtypeStruct((len(x), w.outputs), jnp.float32)
+        shape = jax.ShapeDtypeStruct((x.shape[0], w.outputs), jnp.float32)
         multiply = jax.ffi.ffi_call(
             native.TARGETS["srigl_windows"], shape, vmap_method="sequential"
         )
@@ -120,7 +126,8 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
 
     rows = x.reshape(-1, w.fan_in).astype(jnp.float32)
     y = native.folding_batches(call)(rows, *operands)
-    return y.reshape(*x.shape[:-1], w.outputs).astype(x.dtype)
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    return y.reshape(*x.shape[:-1], w.outputs).astype(dtype)
 
 
 def _copy(library, arrangement, field, shape, dtype):

@@ -7,8 +7,8 @@ Two formulations, chosen by the batch size, which is known when a program is tra
   own matrix product do the rest. On a CPU gathering costs XLA more than the dense
   product; see `experiments/benchmark_condensed.py`.
 
-Both walk over chunks of neurons, so that beside inputs and outputs no temporary is
-larger than `CHUNK_BYTES` (or one neuron's share, if that is more).
+Both walk over chunks of neurons, whose share of temporaries is at most `CHUNK_BYTES`
+(or one neuron's, if that is more).
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 CHUNK_BYTES = 2**23
-"""Bound of the largest temporary, in bytes."""
+"""Bound of a chunk's temporary, in bytes."""
 
 GATHER_BATCH = 4
 """The largest batch that is gathered."""

@@ -90,9 +90,12 @@ void check(int64_t problem) {
   Problem p = {};
   const bool is_matmul = draw(0, 1);
   p.groups = is_matmul ? 1 : draw(0, 2) ? 1 : draw(1, 4);
-  p.batch = draw(0, is_matmul ? 80 : 3);
+  // Some batches large enough for a tile for every thread.
+  p.batch = draw(0, is_matmul ? (draw(0, 3) ? 80 : 900) : 3);
   const bool is_depthwise = !is_matmul && draw(0, 3) == 0;
-  const int64_t group_channels = is_depthwise ? 1 : draw(1, is_matmul ? 150 : 20);
+  const bool is_wide = draw(0, 19) == 0;
+  const int64_t group_channels =
+      is_depthwise ? 1 : draw(1, is_wide ? 7000 : is_matmul ? 150 : 20);
   if (is_depthwise) p.groups = draw(2, 40);
   p.channels = p.groups * group_channels;
   p.neurons = p.groups * (is_depthwise ? 1 : draw(1, 40));

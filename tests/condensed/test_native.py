@@ -94,13 +94,18 @@ def test_without_kernels_auto_runs_and_says_so_once(rng, without_kernels, caplog
             y = condensed_matmul(x, c)
     np.testing.assert_allclose(y, x @ dense + bias, rtol=1e-4, atol=1e-4)
     (record,) = caplog.records
-    assert "install a C++17 compiler" in record.getMessage()
+    assert "install g++ 12" in record.getMessage()
 
 
 def test_without_kernels_asking_for_them_says_what_to_do(rng, without_kernels):
     c, _, _ = random_layer(rng, 20, 10, 3)
-    with pytest.raises(RuntimeError, match="not built: install a C\\+\\+17 compiler"):
+    with pytest.raises(RuntimeError, match="not built: install g\\+\\+ 12"):
         condensed_matmul(np.zeros((2, 20), np.float32), c, "native")
+
+
+def _processor_flags():
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
 @pytest.mark.slow
@@ -115,7 +120,7 @@ def test_sanitizers_find_nothing(tmp_path, width):
     if compiler is None:
         pytest.skip("g++ is not installed")
     binary = tmp_path / "fuzz"
-    flags = ["-mavx2", "-mfma"] if width > 4 and "avx" in native.instructions() else []
+    flags = ["-mavx2", "-mfma"] if width > 4 and "avx2" in _processor_flags() else []
     sources = [Path(__file__).parent / "fuzz_kernels.cc"]
     sources += [SOURCES / f"{name}.cc" for name in ("run", "arrange")]
     subprocess.run(

@@ -85,6 +85,8 @@ def test_a_mask_of_another_shape_is_refused():
     [
         ("indices", np.array([[0, 3], [1, 2]], np.uint16), "from 0 to 3"),
         ("indices", np.array([[0, -1], [1, 2]], np.int32), "from -1 to 2"),
+        ("indices", np.array([[0, 2], [2, 1]], np.uint16), "ascend.* row 1 do not"),
+        ("indices", np.array([[0, 2], [1, 0]], np.uint16), "ascend.* row 1 do not"),
         ("indices", np.array([[0, 1], [1, 2]], np.uint8), "uint8: give uint16"),
         ("indices", np.array([[0], [1]], np.uint16), r"shapes \(2, 2\) and \(2, 1\)"),
         ("active", np.array([2, 0], np.int32), "must ascend"),

@@ -1,11 +1,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from layers import random_layer
 
 from srigl_jax.condensed import native
+from srigl_jax.condensed.matmul import condensed_matmul
+from srigl_jax.condensed.modules import ArrangedLinear
 from srigl_jax.condensed.representation import condense
 from srigl_jax.condensed.windows import arrange, windows_matmul
 
@@ -48,6 +51,34 @@ def test_neurons_with_the_same_inputs_leave_no_lane_idle(rng):
     mask = kinds[:, np.arange(4 * width) % 4]
     w = arrange(condense(np.ones(mask.shape, np.float32), mask))
     assert w.values.shape == (4 * 20, width)
+
+
+@pytest.mark.parametrize("number", [100, 2**16 - 1])
+def test_a_bad_index_is_an_error(rng, number):
+    c, _, _ = random_layer(rng, 100, 20, 9)
+    indices = np.array(c.indices)
+    indices[3, -1] = number
+    with pytest.raises(ValueError, match=r"must lie in \[0, 100\)"):
+        arrange(dataclasses.replace(c, indices=indices))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "uint8"])
+def test_an_arranged_layer_gives_what_the_condensed_one_does(rng, rows, dtype):
+    c, _, _ = random_layer(rng, 30, 12, 5)
+    x = jnp.asarray(rng.uniform(0, 9, size=(rows, 30))).astype(dtype)
+    got, want = ArrangedLinear(c)(x), condensed_matmul(x, c)
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_an_arranged_layer_has_the_gradients_of_the_condensed_one(rng):
+    c, _, _ = random_layer(rng, 30, 12, 5, ablated=2)
+    x = rng.normal(size=(1, 30)).astype(np.float32)
+    layer = ArrangedLinear(c)
+    got = jax.grad(lambda x: jnp.sum(layer(x) ** 2))(x)
+    want = jax.grad(lambda x: jnp.sum(condensed_matmul(x, c) ** 2))(x)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_jit_vmap_and_leading_dimensions(rng):
