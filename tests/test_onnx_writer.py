@@ -106,6 +106,13 @@ FUNCTIONS = {
     "padding": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0), (3, 0))),
     "transposition": lambda x: x.transpose(3, 0, 2, 1).mean(0),
     "where": lambda x: jnp.where((x > 1) & (x <= 2), x, -x),
+    "integers bit by bit": lambda x: (
+        ((x.astype(jnp.int32) & 6) | 1) ^ ~x.astype(jnp.int32)
+    ).astype(jnp.float32),
+    "exactly one": lambda x: ((x > 1) ^ ~(x <= 0)).astype(jnp.float32),
+    "unequal": lambda x: jnp.where(x != 0, x, 5),
+    "elu": nnx.elu,
+    "round": lambda x: jnp.round(x * 2),
     "clip": lambda x: jnp.clip(x, -0.5, 0.5),
     "a constant": lambda x: jnp.ones((x.shape[0], 3)) * 2,
     "argmax": lambda x: x.argmax(3).astype(jnp.float32),
@@ -193,6 +200,31 @@ def test_a_transposed_convolution_is_refused():
 
     with pytest.raises(ValueError, match="transposed convolution cannot be"):
         to_onnx(function, SHAPE)
+
+
+def test_half_rounded_away_from_zero_is_refused():
+    with pytest.raises(ValueError, match="rounding half away from zero"):
+        to_onnx(lambda x: lax.round(flat(x).astype(jnp.float32)), SHAPE)
+
+
+@pytest.mark.parametrize("part", [slice(1, None), slice(None, -1), slice(-1, None)])
+def test_a_part_of_the_batch_is_refused(part):
+    with pytest.raises(ValueError, match="batch"):
+        to_onnx(lambda x: flat(x)[part] * 1.0, SHAPE)
+
+
+def test_a_limit_below_the_batch_size_is_refused():
+    def function(x):
+        x = flat(x)
+        return lax.slice(x, (0, 0), (x.shape[0] - 1, 3)) * 1.0
+
+    with pytest.raises(ValueError, match="batch"):
+        to_onnx(function, SHAPE)
+
+
+def test_what_onnx_itself_refuses_is_a_value_error():
+    with pytest.raises(ValueError, match="onnx refuses"):
+        to_onnx(lambda x: jnp.sin(flat(x).astype(jnp.bfloat16)), SHAPE)
 
 
 def test_metadata_and_names_are_in_the_model():

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax import lax
 
 from srigl_jax.onnx_writer.graph import Graph, Value, onnx_dtype
+from srigl_jax.onnx_writer.indexing import gather, slice_part
 
 ELEMENTWISE: dict[str, str] = {
     "abs": "Abs",
     "add": "Add",
-    "and": "And",
     "ceil": "Ceil",
     "cos": "Cos",
     "div": "Div",
@@ -30,8 +31,6 @@ ELEMENTWISE: dict[str, str] = {
     "min": "Min",
     "mul": "Mul",
     "neg": "Neg",
-    "not": "Not",
-    "or": "Or",
     "pow": "Pow",
     "sign": "Sign",
     "sin": "Sin",
@@ -40,6 +39,8 @@ ELEMENTWISE: dict[str, str] = {
     "tanh": "Tanh",
 }
 """Primitives that are one operator, by name."""
+
+_LOGIC = {"and": "And", "not": "Not", "or": "Or", "xor": "Xor"}
 
 _REDUCTIONS = {
     "reduce_max": "ReduceMax",
@@ -84,6 +85,29 @@ def _cast(graph, eqn, x):
     dtype = eqn.params["new_dtype"]
     name = graph.node("Cast", [graph.held(x)], to=onnx_dtype(dtype))
     return dataclasses.replace(x, dtype=dtype, held=name)
+
+
+def _logic(graph, eqn, *inputs):
+    op = _LOGIC[eqn.primitive.name]
+    is_bool = inputs[0].dtype == np.bool_
+    return graph.elementwise(op if is_bool else f"Bitwise{op}", _aval(eqn), *inputs)
+
+
+def _unequal(graph, eqn, x, y):
+    equal = graph.elementwise("Equal", _aval(eqn), x, y)
+    return graph.elementwise("Not", _aval(eqn), equal)
+
+
+def _expm1(graph, eqn, x):
+    one = Value.constant(np.array(1, x.dtype))
+    power = graph.elementwise("Exp", _aval(eqn), x)
+    return graph.elementwise("Sub", _aval(eqn), power, one)
+
+
+def _round(graph, eqn, x):
+    if eqn.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise ValueError("rounding half away from zero cannot be written as ONNX")
+    return graph.elementwise("Round", _aval(eqn), x)
 
 
 def _max(graph, eqn, x, y):
@@ -141,54 +165,6 @@ def _argmax(graph, eqn, x):
 def _concatenate(graph, eqn, *parts):
     names = [graph.whole(x) for x in parts]
     return graph.node("Concat", names, axis=eqn.params["dimension"])
-
-
-def _slice(graph, eqn, x):
-    strides = eqn.params["strides"] or (1,) * len(x.shape)
-    limits = eqn.params["limit_indices"]
-    ends = [d if isinstance(d, int) else np.iinfo(np.int64).max for d in limits]
-    parts = (eqn.params["start_indices"], ends, range(len(x.shape)), strides)
-    return graph.node("Slice", [graph.whole(x), *map(graph.integers, parts)])
-
-
-def _gather(graph, eqn, x, indices):
-    """Of positions that are known: one slice, or some positions of one axis."""
-    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    if indices.is_constant and not numbers.operand_batching_dims:
-        starts = graph.ordered(indices).held
-        if starts.ndim == 1:
-            starts = dict(zip(numbers.start_index_map, starts.tolist(), strict=True))
-            name = _slice_from(graph, x, starts, sizes)
-            return graph.reshape(name, _aval(eqn).shape)
-        if len(numbers.start_index_map) == 1:
-            (axis,) = numbers.start_index_map
-            rest = [a for a in range(len(x.shape)) if a != axis]
-            taken = range(axis, axis + starts.ndim - 1)
-            around = [a for a in range(len(_aval(eqn).shape)) if a not in taken]
-            is_whole = all(sizes[a] == x.shape[a] for a in rest) and sizes[axis] == 1
-            if is_whole and list(numbers.offset_dims) == around:
-                _check_within(starts, 1, x.shape[axis])
-                positions = graph.constant(starts[..., 0].astype(np.int64))
-                return graph.node("Gather", [graph.whole(x), positions], axis=axis)
-    raise ValueError("the primitive 'gather' cannot be written as ONNX in this form")
-
-
-def _slice_from(graph, x, starts: dict[int, int], sizes) -> str:
-    for axis, start in starts.items():
-        _check_within(np.array(start), sizes[axis], x.shape[axis])
-    axes = sorted(starts)
-    parts = (
-        [starts[a] for a in axes],
-        [starts[a] + sizes[a] for a in axes],
-        axes,
-    )
-    return graph.node("Slice", [graph.whole(x), *map(graph.integers, parts)])
-
-
-def _check_within(starts: np.ndarray, size, length) -> None:
-    # JAX would move them inside, or fill with NaN; ONNX counts from the end.
-    if starts.size and not 0 <= starts.min() <= starts.max() <= length - size:
-        raise ValueError("a gather outside its array cannot be written as ONNX")
 
 
 def _split(graph, eqn, x):
@@ -289,20 +265,24 @@ RULES: dict[str, Callable[..., Value | list[Value] | str]] = {
     "convert_element_type": _cast,
     "dot_general": _dot_general,
     "erfc": _erfc,
+    "expm1": _expm1,
     "expand_dims": _reshape,
-    "gather": _gather,
+    "gather": gather,
     "integer_pow": _integer_pow,
     "max": _max,
+    "ne": _unequal,
     "pad": _pad,
     "reduce_window_max": _pool,
     "reduce_window_sum": _pool,
     "reshape": _reshape,
+    "round": _round,
     "rsqrt": _rsqrt,
     "select_n": _select,
-    "slice": _slice,
+    "slice": slice_part,
     "split": _split,
     "square": _square,
     "squeeze": _reshape,
     "transpose": _transpose,
-} | dict.fromkeys(_REDUCTIONS, _reduce)
+}
+RULES |= dict.fromkeys(_LOGIC, _logic) | dict.fromkeys(_REDUCTIONS, _reduce)
 """`rule(graph, eqn, *inputs)` gives the outputs, or the name of the only one."""

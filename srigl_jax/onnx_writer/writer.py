@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnx.shape_inference
 from jax.extend import core
 from onnx import helper
 
@@ -44,7 +45,8 @@ def to_onnx(
       A model of opset 18 for any batch size, checked by onnx itself.
 
     Raises:
-      ValueError: the function uses a primitive, or a form of one, without a rule.
+      ValueError: the function uses a primitive, or a form of one, without a rule, or
+        types that ONNX lacks there.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), np.uint8)
@@ -66,7 +68,10 @@ def to_onnx(
         producer_name="srigl_jax",
     )
     helper.set_model_props(model, dict(metadata or {}))
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"onnx refuses what was written: {error}") from error
     return model
 
 
@@ -96,6 +101,8 @@ def _write_equation(graph, eqn, inputs) -> list[Value]:
         return inputs
     if name == "broadcast_in_dim":
         return [broadcast_in_dim(graph, eqn, *inputs)]
+    if name == "dim_as_value":
+        raise ValueError("a number made of the batch size cannot be written as ONNX")
     if _is_foldable(eqn, inputs):
         return _fold(graph, eqn, inputs)
     if name in ELEMENTWISE:
