@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -63,8 +64,9 @@ def open_images(
 
     Args:
       path: a folder, searched with all folders in it for pictures of the formats that
-        Pillow reads; or one picture; or an .npy of uint8, or of floats in the same
-        units, [n, height, width, channels] or, of one channel, [n, height, width].
+        Pillow reads, turned as their EXIF says; or one picture; or an .npy of uint8,
+        or of floats in the same units, [n, height, width, channels] or, of one
+        channel, [n, height, width].
       image_shape: pictures are turned grey for 1 channel, into RGB for 3.
       resize: scale pictures of other sizes.
 
@@ -110,6 +112,7 @@ def _read_picture(path: Path, image_shape: Shape, resize: bool) -> np.ndarray:
     height, width, channels = image_shape
     try:
         with PIL.Image.open(path) as picture:
+            picture = _in_8_bits(PIL.ImageOps.exif_transpose(picture))
             picture = picture.convert(_MODES[channels])
     except Exception as error:  # Pillow's readers raise a dozen types on damage.
         raise UnreadableImageError(f"{path} cannot be read: {error}") from error
@@ -121,6 +124,18 @@ def _read_picture(path: Path, image_shape: Shape, resize: bool) -> np.ndarray:
             )
         picture = picture.resize((width, height), PIL.Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8).reshape(image_shape)
+
+
+def _in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Scales 16-bit grey, which Pillow's `convert` would clip."""
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels, of Pillow's mode {picture.mode}, have no known range: give "
+            "8 or 16 bits a channel"
+        )
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return PIL.Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
 
 
 def _open_array(path: Path, image_shape: Shape) -> ImageInput:

@@ -5,6 +5,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 from flax import nnx
@@ -13,7 +14,7 @@ from srigl_jax.condensed import storage
 from srigl_jax.condensed.description import Description
 from srigl_jax.condensed.modules import CondensedLinear
 from srigl_jax.condensed.representation import condense
-from srigl_jax.image_input import open_images
+from srigl_jax.image_input import UnreadableImageError, open_images
 from srigl_jax.predict import likeliest, main
 from srigl_jax.predictor import load_predictor, stablehlo_files
 
@@ -202,6 +203,29 @@ def test_pictures_are_turned_into_the_channels_of_the_network(tmp_path):
     assert images.shape == (2, 2, 2, 3)
     assert images[0, 0, 0].tolist() == [10, 20, 30]
     np.testing.assert_array_equal(images[1, ..., 2], LEFT)
+
+
+def test_16_bit_pictures_are_scaled_to_8(tmp_path):
+    deep = np.array([[0, 257], [25700, 65535]], np.uint16)
+    PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
+    image = open_images(tmp_path, (2, 2, 1)).read(0)
+    assert image[..., 0].tolist() == [[0, 1], [100, 255]]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pictures_of_unknown_range_are_left_out(tmp_path, dtype):
+    PIL.Image.fromarray(np.zeros((2, 2), dtype)).save(tmp_path / "range.tif")
+    with pytest.raises(UnreadableImageError, match="range.tif cannot be read: .*mode"):
+        open_images(tmp_path, (2, 2, 1)).read(0)
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6  # Taken with the camera turned left.
+    picture = PIL.Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
+    picture.save(tmp_path / "turned.png", exif=exif)
+    image = open_images(tmp_path, (2, 2, 1)).read(0)
+    assert image[..., 0].tolist() == [[0, 0], [255, 255]]
 
 
 def test_pictures_of_another_size_are_scaled_if_asked(model, tmp_path, capsys):
