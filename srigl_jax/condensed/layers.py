@@ -217,6 +217,8 @@ def _read_conv(module: nnx.Conv) -> dict:
         obstacle = f"it is dilated by {module.kernel_dilation}"
     elif rank != 2:
         obstacle = f"its images have {rank} axes, not 2"
+    elif not isinstance(padding, str) and min(map(min, padding)) < 0:
+        obstacle = "its padding is below 0"
     is_padded = padding != "VALID" and (
         any(n > 1 for n in module.kernel_size)
         if isinstance(padding, str)

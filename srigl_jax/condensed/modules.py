@@ -138,15 +138,17 @@ class CondensedConv(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps f[batch, height, width, channels] to f[batch, ..., neurons]."""
-        return condensed_conv(
-            x,
+        """Maps f[..., height, width, channels] to f[..., height', width', neurons]."""
+        batch = x.shape[:-3]
+        y = condensed_conv(
+            x.reshape(math.prod(batch), *x.shape[-3:]),
             self.condensed.get_value(),
             strides=self.strides,
             padding=self.padding,
             feature_group_count=self.feature_group_count,
             implementation=self.implementation,
         )
+        return y.reshape(*batch, *y.shape[1:])
 
 
 class Identity(nnx.Module):

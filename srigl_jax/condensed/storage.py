@@ -141,6 +141,11 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         )
     if manifest.get("sha256") != _digest(manifest):
         raise ValueError(f"{path} has changed since it was written. Export again.")
+    needed = {"description": (), "modules": (), "tensors": ("bytes", "sha256")}
+    for field, keys in needed.items():
+        value = manifest.get(field)
+        if not isinstance(value, dict) or not value.keys() >= set(keys):
+            raise ValueError(f"{path} has no {field} that srigl_jax wrote: {value!r}")
     return manifest
 
 

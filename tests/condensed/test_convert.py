@@ -20,7 +20,7 @@ from sparse_networks import (
 
 from srigl_jax.condensed import choose
 from srigl_jax.condensed.convert import condense_model
-from srigl_jax.condensed.modules import CondensedLinear, Identity
+from srigl_jax.condensed.modules import CondensedConv, CondensedLinear, Identity
 from srigl_jax.models import Link
 
 HIDDEN = {
@@ -208,6 +208,7 @@ class Convs(nnx.Module):
                 conv(8, 8, 3, padding="CIRCULAR"),
                 conv(8, 8, 1, strides=(2, 1), use_bias=False),
                 conv(8, 4, 3, padding=((0, 2), (1, 0))),
+                conv(4, 4, 1, padding=-1),
             ]
         )
 
@@ -246,6 +247,24 @@ def test_a_dilated_convolution_stays_dense_and_says_so(convs, monkeypatch):
     layers = {layer.name: layer for layer in condense_model(*convs).layers}
     assert layers["convs/3"].form == "dense"
     assert layers["convs/3"].reason == "it is dilated by 2"
+
+
+def test_a_convolution_that_crops_stays_dense_and_says_so(convs, monkeypatch):
+    crossovers(monkeypatch, 1)
+    layers = {layer.name: layer for layer in condense_model(*convs).layers}
+    assert layers["convs/7"].form == "dense"
+    assert layers["convs/7"].reason == "its padding is below 0"
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
+def test_convolutions_take_any_number_of_batch_axes(convs, batch, monkeypatch):
+    crossovers(monkeypatch, 1)
+    model, masks = convs
+    x = images(shape=(12, 12, 4), batch=math.prod(batch)).reshape(*batch, 12, 12, 4)
+    first = condense_model(model, masks).model.convs[0]
+    assert isinstance(first, CondensedConv)
+    expected = masked(model, masks).convs[0](x)
+    np.testing.assert_allclose(first(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_neurons_of_grouped_convolutions_stay(convs):

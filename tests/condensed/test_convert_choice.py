@@ -142,6 +142,14 @@ def test_autotuning_for_real_keeps_the_function(convnet, monkeypatch):
     )
 
 
+def test_pallas_is_for_dense_layers_alone(convnet, monkeypatch):
+    limits = dict.fromkeys(choose.CROSSOVERS, ((float("inf"), 1.0),))
+    monkeypatch.setattr(choose, "CROSSOVERS", limits)
+    model = condense_model(*convnet, implementation="pallas").model
+    assert model.hidden.implementation == "pallas"
+    assert model.convs[0].implementation == "auto"
+
+
 def test_the_table_has_a_line_for_each_layer(convnet):
     conversion = condense_model(*convnet)
     lines = str(conversion).splitlines()

@@ -304,6 +304,14 @@ def test_links_that_tell_a_lie_are_found_out_by_an_example():
         condense_model(NETWORK, MASKS, links=links, example_shape=(8, 8, 3))
 
 
+def test_an_output_off_by_more_than_1e_4_is_found_out():
+    model = Chain([linear([[1, 0]], [0, 1]), linear([[0], [1]], [0])], ())
+    link = Link("layers/0", ("layers/1",), activation=lambda x: 1.0002 * nnx.relu(x))
+    masks = nonzero_masks(model)
+    with pytest.raises(ValueError, match=r"off by 2.0e-04 .*\(allowed: 1.0e-04\)"):
+        condense_model(model, masks, links=[link], example_shape=(1,))
+
+
 def test_true_links_pass_the_check_by_an_example():
     conversion = condense_model(NETWORK, MASKS, example_shape=(8, 8, 3))
     x = jnp.ones((1, 8, 8, 3))

@@ -284,6 +284,28 @@ def forge(directory, change):
     (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("description", None),
+        ("modules", None),
+        ("modules", [1]),
+        ("tensors", None),
+        ("tensors", {"bytes": 3}),
+    ],
+)
+def test_a_field_of_the_manifest_that_is_no_such_is_named(saved, field, value):
+    path = saved / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[field], manifest["sha256"]
+    if value is not None:
+        manifest[field] = value
+    text = json.dumps(manifest, sort_keys=True)
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(manifest))
+    assert_refused(saved, f"{path} has no {field} that srigl_jax wrote")
+
+
 def test_a_version_of_the_future_is_named(saved):
     forge(saved, lambda manifest, _: manifest.update(format_version=2))
     assert_refused(saved, r"has format version 2, written by srigl_jax .* reads .* 1")
