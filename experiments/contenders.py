@@ -1,0 +1,279 @@
+"""Every way to compute a layer that the benchmark of condensed inference compares."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bursts import Contender, local, one_line
+from condensed_problems import MASKS, Problem
+from foreign import GATHER_LIMIT, Engine, describe
+from jax.experimental import sparse
+
+from srigl_jax.condensed import (
+    arrange,
+    condense,
+    condensed_conv,
+    condensed_matmul,
+    native,
+    windows_matmul,
+)
+
+OURS = ("ours: xla", "ours: native", "ours: windows", "ours: auto")
+DENSE = ("XLA dense", "PyTorch dense")
+CSR = ("scipy CSR", "JAX BCSR", "PyTorch CSR")
+WINDOWS_BATCH = 8
+"""The largest batch for which windows, which take examples one by one, are timed."""
+
+TOLERANCE = 1e-3
+
+Made = tuple[dict[str, Contender], dict[str, str]]
+Builder = Callable[[], Contender]
+
+
+def contenders(
+    problem: Problem, threads: int, engines: Mapping[str, Engine], is_compiled: bool
+) -> Made:
+    """All that can run a problem and compute the right thing, called once.
+
+    Args:
+      problem: a layer's.
+      threads: for ONNX Runtime.
+      engines: PyTorch's and DeepSparse's.
+      is_compiled: whether the paper's gather form also runs through `torch.compile`.
+
+    Returns:
+      Contenders by name, and why others are left out by name.
+    """
+    c = condense(problem.kernel, problem.mask)
+    is_conv = problem.point.kind == "conv"
+    builders = _convolutions(problem, c) if is_conv else _products(problem, c)
+    builders["ONNX Runtime dense"] = lambda: _onnx_runtime(problem, threads)
+    made: dict[str, Contender] = {}
+    skipped: dict[str, str] = {}
+    for name, build in builders.items():
+        try:
+            made[name] = build()
+        except Exception as error:  # Absent or unable; the others go on.
+            skipped[name] = one_line(error)
+    with _onnx_file(problem, "deepsparse" in engines) as path:
+        sent = describe(problem, c, path, is_compiled) if engines else {}
+        for name, engine in engines.items():
+            try:
+                made |= engine.prepare(sent)
+            except RuntimeError as error:
+                skipped[name] = one_line(error)
+    if len(problem.x) * c.values.size > GATHER_LIMIT and not is_conv:
+        skipped["PyTorch gather"] = "its [batch, neurons, k] temporary is too large"
+    return check(made, skipped, expected(problem), problem.active)
+
+
+def expected(problem: Problem) -> np.ndarray:
+    """The masked product: f32[batch, neurons] or NHWC."""
+    if problem.point.kind == "conv":
+        return np.asarray(_dense_conv(problem)(problem.x, problem.kernel))
+    return problem.x @ problem.kernel
+
+
+def check(
+    made: dict[str, Contender],
+    skipped: dict[str, str],
+    right: np.ndarray,
+    active: np.ndarray,
+) -> Made:
+    """Leaves out what computes something else.
+
+    Args:
+      made: contenders by name.
+      skipped: why others are left out, by name.
+      right: what all should compute, neurons last.
+      active: which neurons a narrowed contender computes.
+
+    Returns:
+      As `contenders` does.
+    """
+    kept, skipped = {}, dict(skipped)
+    for name, contender in made.items():
+        wanted = right[..., active] if contender.is_narrowed else right
+        try:
+            got = contender.result()
+        except Exception as error:
+            skipped[name] = one_line(error)
+            continue
+        if got.shape == wanted.shape and np.allclose(got, wanted, TOLERANCE, TOLERANCE):
+            kept[name] = contender
+        else:
+            skipped[name] = f"its result is wrong (shape {got.shape})"
+    return kept, skipped
+
+
+def _products(problem: Problem, c) -> dict[str, Builder]:
+    x, kernel = jnp.asarray(problem.x), jnp.asarray(problem.kernel)
+    x_t = np.ascontiguousarray(problem.x.T)
+
+    def ours(implementation):
+        call = jax.jit(lambda x, c: condensed_matmul(x, c, implementation))
+        return local(lambda: call(x, c), weights=c)
+
+    def dense(kernel, is_narrowed=False):
+        call = jax.jit(jnp.matmul)
+        return local(lambda: call(x, kernel), np.asarray, kernel, is_narrowed)
+
+    def windows():
+        w = arrange(c)
+        call = jax.jit(windows_matmul)
+        return local(lambda: call(x, w), weights=w)
+
+    def scipy_csr():
+        import scipy.sparse
+
+        csr = scipy.sparse.csr_matrix(problem.kernel.T)
+        vector = x_t[:, 0] if len(x) == 1 else x_t
+        return local(lambda: csr @ vector, lambda y: y.reshape(csr.shape[0], -1).T)
+
+    def bcsr():
+        matrix = sparse.BCSR.fromdense(kernel.T)
+        call = jax.jit(lambda matrix, x_t: matrix @ x_t)
+        inputs = jnp.asarray(x_t)
+        return local(lambda: call(matrix, inputs), np.transpose)
+
+    builders = {"XLA dense": lambda: dense(kernel)}
+    if problem.point.mask == MASKS[1] or len(problem.active) < kernel.shape[1]:
+        narrowed = kernel[:, problem.active]
+        builders["XLA dense, narrowed"] = lambda: dense(narrowed, True)
+    builders["ours: xla"] = lambda: ours("xla")
+    builders["ours: native"] = lambda: ours("native")
+    if len(x) <= WINDOWS_BATCH:
+        builders["ours: windows"] = windows
+    return builders | {
+        "ours: auto": lambda: ours("auto"),
+        "scipy CSR": scipy_csr,
+        "JAX BCSR": bcsr,
+    }
+
+
+def _convolutions(problem: Problem, c) -> dict[str, Builder]:
+    x, kernel = jnp.asarray(problem.x), jnp.asarray(problem.kernel)
+    shape = problem.point.shape
+
+    def ours(implementation):
+        call = jax.jit(
+            lambda x, c: condensed_conv(
+                x,
+                c,
+                strides=shape.stride,
+                padding=shape.padding,
+                implementation=implementation,
+            )
+        )
+        return local(lambda: call(x, c), weights=c)
+
+    def dense(kernel, is_narrowed=False):
+        call = _dense_conv(problem)
+        return local(lambda: call(x, kernel), np.asarray, kernel, is_narrowed)
+
+    builders = {"XLA dense": lambda: dense(kernel)}
+    if len(problem.active) < shape.neurons:
+        narrowed = kernel[..., problem.active]
+        builders["XLA dense, narrowed"] = lambda: dense(narrowed, True)
+    return builders | {
+        "ours: xla": lambda: ours("xla"),
+        "ours: native": lambda: ours("native"),
+        "ours: auto": lambda: ours("auto"),
+    }
+
+
+def _dense_conv(problem: Problem) -> Callable[..., jax.Array]:
+    shape = problem.point.shape
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.jit(
+        lambda x, kernel: jax.lax.conv_general_dilated(
+            x, kernel, (shape.stride,) * 2, shape.padding, dimension_numbers=dimensions
+        )
+    )
+
+
+def _onnx_runtime(problem: Problem, threads: int) -> Contender:
+    is_conv = problem.point.kind == "conv"
+    x = problem.x.transpose(0, 3, 1, 2) if is_conv else problem.x
+    session = onnx_session(layer_onnx(problem), threads)
+    x = np.ascontiguousarray(x)
+
+    def to_rows(y):
+        return y.transpose(0, 2, 3, 1) if is_conv else y
+
+    return local(lambda: session.run(None, {"x": x})[0], to_rows)
+
+
+def onnx_session(model: bytes, threads: int) -> Any:
+    """An ONNX model in ONNX Runtime on so many threads.
+
+    Raises:
+      ModuleNotFoundError: it is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"]
+    )
+
+
+def layer_onnx(problem: Problem) -> bytes:
+    """A layer as an ONNX model with zeros for the weights that do not exist.
+
+    Convolutions are NCHW, the only form there is.
+
+    Raises:
+      ModuleNotFoundError: onnx is not installed.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    shape = problem.point.shape
+    kernel, x = problem.kernel, problem.x
+    attributes: dict[str, Any] = {}
+    if problem.point.kind == "conv":
+        kernel, x = kernel.transpose(3, 2, 0, 1), x.transpose(0, 3, 1, 2)
+        (top, bottom), (left, right) = shape.padding
+        attributes = {
+            "kernel_shape": shape.kernel[:2],
+            "pads": [top, left, bottom, right],
+            "strides": [shape.stride] * 2,
+        }
+    weights = numpy_helper.from_array(np.ascontiguousarray(kernel), "w")
+    operation = "Conv" if attributes else "MatMul"
+    float32 = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(operation, ["x", "w"], ["y"], **attributes)],
+        "layer",
+        [helper.make_tensor_value_info("x", float32, list(x.shape))],
+        [helper.make_tensor_value_info("y", float32, [None] * x.ndim)],
+        [weights],
+    )
+    # Versions that DeepSparse 1.8, of 2024, reads too.
+    opset = helper.make_opsetid("", 13)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=7)
+    return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _onnx_file(problem: Problem, is_wanted: bool) -> Iterator[str | None]:
+    """A file of the layer, for as long as an engine that compiles it needs it."""
+    if not is_wanted:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "layer.onnx"
+        path.write_bytes(layer_onnx(problem))
+        yield str(path)
+
+
+def instruction_set() -> str:
+    """Of the C++ kernels; why there are none, if so."""
+    return native.instructions() if native.available() else native.load()[1]
