@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "arrange.h"
 #include "run.h"
@@ -17,48 +17,84 @@ namespace ffi = xla::ffi;
 namespace srigl {
 namespace {
 
-// Tasks are taken from a counter by the calling thread and by helpers from the pool.
-// The caller takes tasks too, and waits only for those that helpers have begun: a pool
-// whose threads are all busy delays nothing. A helper that comes late finds none left,
-// so what it looks at must outlive the call.
-struct Tasks {
-  std::function<void(int64_t)> task;
-  int64_t count;
-  std::atomic<int64_t> next{0}, done{0};
-  std::mutex mutex;
-  std::condition_variable all_done;
+// The tasks of one call, shared by the calling thread and helpers from the pool.
+//
+// Each of them has a part of the tasks, the same in every call, so that the weights of a
+// layer stay in the cache of one core; whoever has done its own takes from the ends of the
+// others'. The caller waits only for tasks that helpers have begun: a pool whose threads
+// are all busy delays nothing. A helper that comes late finds none left, so what it looks
+// at must outlive the call.
+class Work {
+ public:
+  Work(int64_t count, const std::function<void(int64_t)>& task, int64_t threads)
+      : task_(task), left_(count), parts_(threads) {
+    for (int64_t t = 0; t < threads; ++t)
+      parts_[t] = pack(count * t / threads, count * (t + 1) / threads);
+  }
 
-  void work() {
-    for (int64_t i; (i = next.fetch_add(1)) < count;) {
-      task(i);
-      if (done.fetch_add(1) + 1 == count) {
-        std::lock_guard<std::mutex> lock(mutex);
-        all_done.notify_all();
+  void run(int64_t thread) {
+    const int64_t threads = parts_.size();
+    for (int64_t t = 0; t < threads; ++t) {
+      Part& part = parts_[(thread + t) % threads];
+      for (int64_t i; (i = part.take(t == 0)) >= 0;) {
+        task_(i);
+        left_.fetch_sub(1);
       }
     }
   }
+
+  // Tasks take microseconds: sleeping and waking would cost more than waiting, unless the
+  // system has taken the core from a thread that has a task.
+  void wait() const {
+    const auto patience =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+    while (left_.load() != 0)
+      if (std::chrono::steady_clock::now() > patience) std::this_thread::yield();
+  }
+
+ private:
+  // Tasks [first, last) are left: both in one word, so that they change together.
+  struct Part {
+    std::atomic<uint64_t> range{0};
+
+    Part() = default;
+    Part& operator=(uint64_t packed) {
+      range = packed;
+      return *this;
+    }
+
+    // The first or the last task that is left, or -1.
+    int64_t take(bool is_first) {
+      uint64_t now = range.load();
+      while (true) {
+        const uint64_t first = now >> 32, last = now & 0xffffffff;
+        if (first >= last) return -1;
+        const uint64_t then = is_first ? pack(first + 1, last) : pack(first, last - 1);
+        if (range.compare_exchange_weak(now, then)) return is_first ? first : last - 1;
+      }
+    }
+  };
+
+  static uint64_t pack(uint64_t first, uint64_t last) { return first << 32 | last; }
+
+  const std::function<void(int64_t)> task_;
+  std::atomic<int64_t> left_;
+  std::vector<Part> parts_;
 };
 
-ParallelFor on_pool(ffi::ThreadPool pool, int64_t threads) {
-  return [pool, threads](int64_t count, const std::function<void(int64_t)>& task) {
-    const int64_t helpers = std::min(threads, count) - 1;
-    if (helpers <= 0) {
+ParallelFor on_pool(ffi::ThreadPool pool, int64_t most) {
+  return [pool, most](int64_t count, const std::function<void(int64_t)>& task) {
+    const int64_t threads = std::min(most, count);
+    if (threads <= 1) {
       for (int64_t i = 0; i < count; ++i) task(i);
       return;
     }
-    auto tasks = std::make_shared<Tasks>();
-    tasks->task = task;
-    tasks->count = count;
+    auto work = std::make_shared<Work>(count, task, threads);
     ffi::ThreadPool scheduler = pool;
-    for (int64_t i = 0; i < helpers; ++i) scheduler.Schedule([tasks] { tasks->work(); });
-    tasks->work();
-    // Tasks take microseconds: sleeping and waking would often cost more than waiting.
-    const auto patience = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-    while (tasks->done.load() != count)
-      if (std::chrono::steady_clock::now() > patience) break;
-    if (tasks->done.load() == count) return;
-    std::unique_lock<std::mutex> lock(tasks->mutex);
-    tasks->all_done.wait(lock, [&] { return tasks->done.load() == count; });
+    for (int64_t t = 1; t < threads; ++t)
+      scheduler.Schedule([work, t] { work->run(t); });
+    work->run(0);
+    work->wait();
   };
 }
 

@@ -39,7 +39,7 @@ struct Problem {
 };
 
 // Neurons whose sums are held at a time.
-constexpr int64_t kTileNeurons = 64;
+constexpr int64_t kTileNeurons = 32;
 
 // Active neurons [begin, end), all of one group, and the outputs [first, last) that
 // this chunk writes: those neurons' and the inactive ones' before and between them.

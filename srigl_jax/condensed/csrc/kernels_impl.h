@@ -204,45 +204,61 @@ void pack(const Problem& p, int64_t group, int64_t begin, int64_t count, int64_t
     }
 }
 
-// sums[lanes] = what one neuron's inputs bring. Several partial sums hide the latency of
-// multiply-add.
-template <int kVectors, typename Index>
-inline void sum_row(const float* values, const Index* indices, int64_t k,
+// sums[lanes] = what some weights of one neuron bring, or += unless they are its first
+// ones. Several partial sums hide the latency of multiply-add. (Loops this plain are what
+// leaves them in registers.)
+template <int kVectors, bool kIsFirst, typename Index>
+inline void sum_row(const float* values, const Index* indices, int64_t count,
                     const float* inputs, float* sums) {
   constexpr int kLanes = kVectors * kWidth;
-  constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 2;
+  constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 1;
   Vector partial[kUnroll][kVectors];
   for (int u = 0; u < kUnroll; ++u)
     for (int v = 0; v < kVectors; ++v) partial[u][v] = zero();
+  if (!kIsFirst)
+    for (int v = 0; v < kVectors; ++v) partial[0][v] = load(sums + v * kWidth);
   int64_t j = 0;
-  for (; j + kUnroll <= k; j += kUnroll)
+  for (; j + kUnroll <= count; j += kUnroll)
     for (int u = 0; u < kUnroll; ++u) {
       const float* x = inputs + static_cast<size_t>(indices[j + u]) * kLanes;
       const Vector value = broadcast(values[j + u]);
       for (int v = 0; v < kVectors; ++v) partial[u][v] += value * load(x + v * kWidth);
     }
-  for (; j < k; ++j) {
+  for (; j < count; ++j) {
     const float* x = inputs + static_cast<size_t>(indices[j]) * kLanes;
     const Vector value = broadcast(values[j]);
     for (int v = 0; v < kVectors; ++v) partial[0][v] += value * load(x + v * kWidth);
   }
   for (int v = 0; v < kVectors; ++v) {
-    for (int u = kUnroll / 2; u > 0; u /= 2)
-      for (int w = 0; w < u; ++w) partial[w][v] += partial[w + u][v];
+    for (int u = 1; u < kUnroll; ++u) partial[0][v] += partial[u][v];
     store(sums + v * kWidth, partial[0][v]);
   }
 }
 
+// Packed inputs, in bytes, that stay in a core's first level of cache anyway; and how
+// many weights of each neuron are taken at a time where they do not.
+constexpr int64_t kNearestBytes = 24 * 1024;
+constexpr int64_t kTogether = 48;
+
+// Rows ascend, so the j-th weights of all neurons read inputs near one another. Taken
+// some at a time, they find most of these where the neuron before has left them.
 template <int kVectors, typename Index>
 bool sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inputs,
               float* sums) {
+  constexpr int kLanes = kVectors * kWidth;
   const Index* indices = static_cast<const Index*>(p.indices) + first * p.k;
   const float* values = p.values + first * p.k;
-  for (int64_t u = 0; u < neurons; ++u) {
-    if (!all_below(indices + u * p.k, p.k, p.fan_in())) return false;
-    sum_row<kVectors>(values + u * p.k, indices + u * p.k, p.k, inputs,
-                      sums + u * kVectors * kWidth);
-  }
+  if (!all_below(indices, neurons * p.k, p.fan_in())) return false;
+  const bool is_near = kVectors == 1 || p.fan_in() * kLanes * 4 <= kNearestBytes;
+  const int64_t together = is_near || p.k < kTogether ? p.k : kTogether;
+  for (int64_t u = 0; u < neurons; ++u)
+    sum_row<kVectors, true>(values + u * p.k, indices + u * p.k, together, inputs,
+                            sums + u * kLanes);
+  for (int64_t j = together; j < p.k; j += together)
+    for (int64_t u = 0; u < neurons; ++u)
+      sum_row<kVectors, false>(values + u * p.k + j, indices + u * p.k + j,
+                               p.k - j < together ? p.k - j : together, inputs,
+                               sums + u * kLanes);
   return true;
 }
 

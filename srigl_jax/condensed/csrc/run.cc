@@ -48,21 +48,38 @@ std::vector<Chunk> make_chunks(const Problem& p, int64_t size) {
   return chunks;
 }
 
+// Which inputs a thread has packed.
+struct Packed {
+  int64_t call = 0, tile = 0, group = 0;
+
+  bool operator==(const Packed& other) const {
+    return call == other.call && tile == other.tile && group == other.group;
+  }
+};
+
 struct Free {
   void operator()(float* p) const { std::free(p); }
 };
 
 // Room for packed inputs, kept by each thread and aligned to cache lines: a vector
 // that crosses one costs two loads.
-float* scratch(int64_t floats) {
-  thread_local std::unique_ptr<float, Free> buffer;
-  thread_local int64_t size = 0;
-  if (floats > size) {
+struct Scratch {
+  std::unique_ptr<float, Free> buffer;
+  int64_t size = 0;
+  Packed packed;
+
+  float* floats() { return buffer.get(); }
+};
+
+Scratch& scratch_of(int64_t floats) {
+  thread_local Scratch scratch;
+  if (floats > scratch.size) {
     const int64_t bytes = (floats * 4 + 63) / 64 * 64;
-    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    size = buffer ? bytes / 4 : 0;
+    scratch.buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    scratch.size = scratch.buffer ? bytes / 4 : 0;
+    scratch.packed = {};
   }
-  return buffer.get();
+  return scratch;
 }
 
 Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
@@ -111,66 +128,41 @@ int tile_vectors(const Problem& p, int64_t width) {
   return vectors;
 }
 
-// Tiles enough for all threads: each is packed and multiplied by all neurons at once.
-Status run_tiles(const Problem& p, const Kernels& kernels,
+// A task is some chunks of neurons at one tile of positions. Each thread packs the inputs
+// of the tiles that it works on: to wait for each other's, and to fetch them from another
+// core's cache, would cost more.
+Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                  const ParallelFor& parallel_for) {
   const int64_t width = kernels.width, positions = p.positions();
   const int vectors = tile_vectors(p, width);
   const int64_t lanes = vectors * width, input_floats = p.fan_in() * lanes;
   const int64_t tiles = (positions + lanes - 1) / lanes;
   const auto chunks = make_chunks(p, kTileNeurons);
-  const std::vector<float> zeros(p.group_channels(), 0.0f);
-  std::atomic<bool> ok{true};
-  parallel_for(tiles * p.groups, [&](int64_t task) {
-    const int64_t group = task % p.groups, begin = task / p.groups * lanes;
-    const int64_t count = std::min(lanes, positions - begin);
-    float* inputs = scratch(input_floats + kTileNeurons * lanes);
-    for (int64_t first = 0; first < count; first += width)
-      kernels.pack(p, group, begin + first, std::min(width, count - first), lanes,
-                   zeros.data(), inputs + first);
-    for (const Chunk& chunk : chunks)
-      if (chunk.group == group && !kernels.tile(p, chunk, begin, count, vectors, inputs,
-                                                inputs + input_floats))
-        ok = false;
-  });
-  return ok ? Status::kOk : Status::kBadIndex;
-}
-
-// Few tiles: they are packed beforehand, and tasks are chunks of neurons.
-Status run_few_tiles(const Problem& p, const Kernels& kernels,
-                     const ParallelFor& parallel_for) {
-  const int64_t width = kernels.width, positions = p.positions();
-  const int vectors = tile_vectors(p, width);
-  const int64_t lanes = vectors * width;
-  const int64_t tiles = (positions + lanes - 1) / lanes;
-  const auto chunks = make_chunks(p, kTileNeurons);
-  const std::vector<float> zeros(p.group_channels(), 0.0f);
-  const int64_t packs = tiles * p.groups, input_floats = p.fan_in() * lanes;
-  float* const shared = scratch(packs * input_floats + kTileNeurons * lanes);
-  const auto inputs_of = [&](int64_t tile, int64_t group) {
-    return shared + (tile * p.groups + group) * input_floats;
-  };
-  parallel_for(packs * vectors, [&](int64_t task) {
-    const int64_t vector = task % vectors, group = task / vectors % p.groups;
-    const int64_t tile = task / vectors / p.groups;
-    const int64_t first = tile * lanes + vector * width;
-    if (first < positions)
-      kernels.pack(p, group, first, std::min(width, positions - first), lanes,
-                   zeros.data(), inputs_of(tile, group) + vector * width);
-  });
-  std::atomic<bool> ok{true};
-  const auto caller = std::this_thread::get_id();
   const int64_t count = chunks.size();
-  parallel_for(tiles * count, [&](int64_t task) {
-    const Chunk& chunk = chunks[task % count];
-    const int64_t begin = task / count * lanes;
-    // The caller's own scratch is what all share.
-    float* sums = std::this_thread::get_id() == caller
-                      ? shared + packs * input_floats
-                      : scratch(kTileNeurons * lanes);
-    if (!kernels.tile(p, chunk, begin, std::min(lanes, positions - begin), vectors,
-                      inputs_of(task / count, chunk.group), sums))
-      ok = false;
+  const int64_t parts =
+      threads == 1 ? p.groups
+                   : std::clamp(kTasksPerThread * threads / tiles, p.groups, count);
+  const std::vector<float> zeros(p.group_channels(), 0.0f);
+  std::atomic<bool> ok{true};
+  // Tells the packed inputs of this call from what an earlier one has left.
+  static std::atomic<int64_t> calls{0};
+  const int64_t call = ++calls;
+  parallel_for(tiles * parts, [&](int64_t task) {
+    const int64_t tile = task / parts, part = task % parts;
+    const int64_t begin = tile * lanes, size = std::min(lanes, positions - begin);
+    Scratch& scratch = scratch_of(input_floats + kTileNeurons * lanes);
+    for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i) {
+      const Packed wanted = {call, tile, chunks[i].group};
+      if (!(scratch.packed == wanted)) {
+        for (int64_t first = 0; first < size; first += width)
+          kernels.pack(p, wanted.group, begin + first, std::min(width, size - first),
+                       lanes, zeros.data(), scratch.floats() + first);
+        scratch.packed = wanted;
+      }
+      if (!kernels.tile(p, chunks[i], begin, size, vectors, scratch.floats(),
+                        scratch.floats() + input_floats))
+        ok = false;
+    }
   });
   return ok ? Status::kOk : Status::kBadIndex;
 }
@@ -211,9 +203,7 @@ Status run(const Problem& p, const Kernels& kernels, int64_t threads,
   if (p.is_single()) return run_single(p, kernels, threads, parallel_for);
   if (p.groups == p.channels && p.neurons == p.channels && p.groups > 1)
     return run_depthwise(p, kernels, threads, parallel_for);
-  const int64_t lanes = tile_vectors(p, kernels.width) * kernels.width;
-  return p.positions() >= 4 * threads * lanes ? run_tiles(p, kernels, parallel_for)
-                                              : run_few_tiles(p, kernels, parallel_for);
+  return run_tiles(p, kernels, threads, parallel_for);
 }
 
 const Kernels* kernels_for_width(int64_t width) {
