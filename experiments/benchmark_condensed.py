@@ -5,9 +5,10 @@
 
 Prints tables and writes results/benchmark_condensed.json, .png and .svg; --quick,
 --only and --full write files of their own. Takes about ten minutes on two cores,
---quick two, --full hours. Contenders take turns in bursts of three calls, of which two
-count; one call is what a user sees, inputs at hand and results waited for. Those that
-are not installed are skipped with a line. Leave the machine alone meanwhile.
+--quick two, --full hours. Contenders take turns in bursts of 3 to 12 calls, whose first
+third does not count; one call is what a user sees, inputs at hand and results waited
+for. Those that are not installed are skipped with a line. Leave the machine alone
+meanwhile.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SECONDS = {"quick": 0.6, "default": 1.5, "full": 3.0}
 
 
 ABOUT = (
-    "microseconds are medians of single calls, two of each burst of three; "
+    "microseconds are medians of single calls, the last two thirds of each burst; "
     "times_faster and speed_over_best_dense are medians of the ratios of bursts of the "
     "same round; best dense is the faster of XLA dense and PyTorch dense",
     "30 % ablated: the layer's budget goes to the neurons that are left",

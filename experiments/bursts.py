@@ -10,9 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-CALLS = 3
-COUNTED = 2
-"""Of a burst's calls the last ones; the first meets the caches another one left."""
+LEAST_CALLS, MOST_CALLS = 3, 12
+BURST_SECONDS = 0.003
+"""A burst has as many calls as go into that time, between these bounds."""
+
+WARM_UP = 3
+"""One call in so many, from the first one on, does not count: it meets the caches and
+the sleeping threads that another contender has left."""
 
 LOCAL_PAUSE, FOREIGN_PAUSE = 0.001, 0.01
 """Seconds after a burst; threads of OpenMP, which PyTorch uses, go on spinning."""
@@ -80,8 +84,10 @@ def rounds(
       most: rounds.
 
     Returns:
-      `{name: f64[rounds, COUNTED]}` in seconds, and why others failed by name.
+      `{name: f64[rounds, calls that count]}` in seconds, and why others failed by
+      name.
     """
+    calls: dict[str, int] = {}
     samples: dict[str, list[list[float]]] = {name: [] for name in contenders}
     failed: dict[str, str] = {}
     slow: set[str] = set()
@@ -94,12 +100,14 @@ def rounds(
             if name in failed or (name in slow and count >= SLOW_ROUNDS):
                 continue
             try:
-                times = contender.burst(CALLS)
+                if name not in calls:
+                    calls[name] = _calls(min(contender.burst(LEAST_CALLS)))
+                times = contender.burst(calls[name])
             except Exception as error:  # Another library's: the others go on.
                 failed[name] = one_line(error)
                 continue
             time.sleep(contender.pause)
-            samples[name].append(times[-COUNTED:])
+            samples[name].append(times[-(-len(times) // WARM_UP) :])
             fastest = min(fastest, times[-1])
             if times[-1] > max(SLOW_SECONDS, SLOW_TIMES * fastest):
                 slow.add(name)
@@ -107,13 +115,19 @@ def rounds(
     return found, failed
 
 
-def ratio(times: np.ndarray, others: np.ndarray) -> float:
-    """How many times faster `times` are than `others`: f64[rounds, COUNTED] each.
+def _calls(seconds: float) -> int:
+    """How many calls of so many seconds a burst has."""
+    return int(np.clip(BURST_SECONDS / max(seconds, 1e-9), LEAST_CALLS, MOST_CALLS))
 
-    The median of each round's ratio: its bursts are neighbours in time.
+
+def ratio(times: np.ndarray, others: np.ndarray) -> float:
+    """How many times faster `times` are than `others`: f64[rounds, calls] each.
+
+    The median of each round's ratio of medians: its bursts are neighbours in time.
     """
     count = min(len(times), len(others))
-    return float(np.median(others[:count].mean(1) / times[:count].mean(1)))
+    medians = [np.median(t[:count], axis=1) for t in (times, others)]
+    return float(np.median(medians[1] / medians[0]))
 
 
 def one_line(error: Exception) -> str:

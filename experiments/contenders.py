@@ -145,11 +145,11 @@ def _products(problem: Problem, c) -> dict[str, Builder]:
     if problem.point.mask == MASKS[1] or len(problem.active) < kernel.shape[1]:
         narrowed = kernel[:, problem.active]
         builders["XLA dense, narrowed"] = lambda: dense(narrowed, True)
-    builders["ours: xla"] = lambda: ours("xla")
-    builders["ours: native"] = lambda: ours("native")
     if len(x) <= WINDOWS_BATCH:
         builders["ours: windows"] = windows
     return builders | {
+        "ours: xla": lambda: ours("xla"),
+        "ours: native": lambda: ours("native"),
         "ours: auto": lambda: ours("auto"),
         "scipy CSR": scipy_csr,
         "JAX BCSR": bcsr,

@@ -119,7 +119,7 @@ def test_a_contender_that_fails_in_a_round_does_not_stop_the_others():
         "bad": bursts.Contender(fails_later, lambda: np.zeros(1)),
     }
     times, failed = bursts.rounds(made, 0.0, least=3)
-    assert times.keys() == {"good"} and times["good"].shape == (3, 2)
+    assert times.keys() == {"good"} and times["good"].shape == (3, 8)
     assert failed == {"bad": "RuntimeError: lost"}
 
 

@@ -35,7 +35,7 @@ CANDIDATES: dict[str, Candidate] = {
 a layer cannot take the form."""
 
 CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
-    ("native", "linear"): ((2, 0.5), (math.inf, 0.35)),
+    ("native", "linear"): ((4, 0.7), (math.inf, 0.5)),
     ("native", "conv"): ((math.inf, 0.8),),
     ("xla", "linear"): ((1, 0.02), (math.inf, 0.0)),
     ("xla", "conv"): ((math.inf, 0.0),),
@@ -43,7 +43,7 @@ CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 """(implementation, kind) to (rows of input up to which, density up to which a condensed
 layer is the faster one), rows ascending; from `experiments/benchmark_condensed.py`."""
 
-WINDOWS_DENSITY = 0.03
+WINDOWS_DENSITY = 0.01
 """From which density on windows are the faster form, for few rows."""
 
 SECONDS_PER_LAYER = 0.5

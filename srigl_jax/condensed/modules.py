@@ -21,7 +21,7 @@ class WindowsVariable(nnx.Variable):
     """Holds a layer's arrangement in `Windows`."""
 
 
-WINDOWS_EXAMPLES = 2
+WINDOWS_EXAMPLES = 4
 """Up to how many examples windows are faster than the condensed form."""
 
 

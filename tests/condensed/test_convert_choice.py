@@ -48,25 +48,25 @@ def test_the_rule_condenses_below_the_crossover_alone(convnet, monkeypatch):
 
 
 def test_crossovers_depend_on_the_batch_size(convnet, monkeypatch):
-    limits = dict.fromkeys(choose.CROSSOVERS, ((4, 1.0), (float("inf"), 0.0)))
+    limits = dict.fromkeys(choose.CROSSOVERS, ((8, 1.0), (float("inf"), 0.0)))
     monkeypatch.setattr(choose, "CROSSOVERS", limits)
-    small = by_name(condense_model(*convnet, batch_size=4))
-    large = by_name(condense_model(*convnet, batch_size=5))
+    small = by_name(condense_model(*convnet, batch_size=8))
+    large = by_name(condense_model(*convnet, batch_size=9))
     assert small["hidden"].form == "condensed"
     assert large["hidden"].form == "narrowed dense"
 
 
 def test_the_tokens_of_a_sequence_count_as_rows(monkeypatch):
-    limits = dict.fromkeys(choose.CROSSOVERS, ((7, 1.0), (float("inf"), 0.0)))
+    limits = dict.fromkeys(choose.CROSSOVERS, ((8, 1.0), (float("inf"), 0.0)))
     monkeypatch.setattr(choose, "CROSSOVERS", limits)
     model = trained("vit")
     # 8 x 8 pixels are 4 patches of 4 x 4.
     options = {"masks": rough_masks(model), "example_shape": SHAPE}
-    one = by_name(condense_model(model, batch_size=1, **options))
     two = by_name(condense_model(model, batch_size=2, **options))
+    three = by_name(condense_model(model, batch_size=3, **options))
     names = ["blocks/0/down", "blocks/0/attention/out"]
-    assert [one[name].form for name in names] == ["condensed", "condensed"]
-    assert [two[name].form for name in names] == ["narrowed dense", "dense"]
+    assert [two[name].form for name in names] == ["condensed", "condensed"]
+    assert [three[name].form for name in names] == ["narrowed dense", "dense"]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,25 @@
 namespace srigl {
 namespace {
 
-// Waking a second thread takes tens of microseconds, in which the first goes on with
-// the tasks there are: several for each thread, but none smaller than this.
-constexpr int64_t kTaskMultiplications = 15'000;
+// Multiplications that take a thread about ten microseconds, which is what it takes to
+// wake another one; writing an output or packing an input counts as a few.
+constexpr int64_t kSingleWork = 30'000;
+constexpr int64_t kWindowsWork = 90'000;
+constexpr int64_t kTileWork = 300'000;
+constexpr int64_t kMoveWork = 4;
+// Threads wake late: several tasks for each, so that those awake can go on.
 constexpr int64_t kTasksPerThread = 6;
 // Packed inputs of a tile, in bytes, up to which it has four vectors of positions, and up
 // to which two.
 constexpr int64_t kNearBytes = 96 * 1024;
 constexpr int64_t kFarBytes = 384 * 1024;
+
+// Into how many tasks it is worth splitting `work`, of which `unit` takes as long as waking
+// a thread.
+int64_t tasks_for(int64_t work, int64_t unit, int64_t threads) {
+  if (threads == 1 || work < 2 * unit) return 1;
+  return std::min(2 * work / unit, kTasksPerThread * threads);
+}
 
 bool active_is_valid(const Problem& p) {
   int64_t last = -1;
@@ -84,9 +95,7 @@ Scratch& scratch_of(int64_t floats) {
 
 Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
                   const ParallelFor& parallel_for) {
-  const int64_t work = p.active_count * p.k;
-  const int64_t tasks = std::clamp<int64_t>(work / kTaskMultiplications, 1,
-                                            threads == 1 ? 1 : kTasksPerThread * threads);
+  const int64_t tasks = tasks_for(p.active_count * p.k, kSingleWork, threads);
   const auto chunks = make_chunks(p, (p.active_count + tasks - 1) / tasks);
   std::atomic<bool> ok{true};
   parallel_for(chunks.size(), [&](int64_t task) {
@@ -109,9 +118,8 @@ Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
       taps[tap * p.neurons + p.active[i]] += p.values[at];
     }
   const int64_t rows = p.batch * p.out_height;
-  const int64_t work = p.positions() * p.neurons * taps_count;
-  const int64_t tasks =
-      std::clamp<int64_t>(work / kTaskMultiplications, 1, std::min(rows, 4 * threads));
+  const int64_t work = p.positions() * p.neurons * (taps_count + kMoveWork);
+  const int64_t tasks = std::min(rows, tasks_for(work, kTileWork, threads));
   parallel_for(tasks, [&](int64_t task) {
     kernels.depthwise(p, taps.data(), rows * task / tasks, rows * (task + 1) / tasks);
   });
@@ -128,39 +136,40 @@ int tile_vectors(const Problem& p, int64_t width) {
   return vectors;
 }
 
-// A task is some chunks of neurons at one tile of positions. Each thread packs the inputs
-// of the tiles that it works on: to wait for each other's, and to fetch them from another
-// core's cache, would cost more.
+// Each thread packs the inputs of the tiles that it works on: to wait for each other's, and
+// to fetch them from another core's cache, would cost more.
 Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                  const ParallelFor& parallel_for) {
   const int64_t width = kernels.width, positions = p.positions();
   const int vectors = tile_vectors(p, width);
   const int64_t lanes = vectors * width, input_floats = p.fan_in() * lanes;
-  const int64_t tiles = (positions + lanes - 1) / lanes;
   const auto chunks = make_chunks(p, kTileNeurons);
+  // Pieces of work are chunks of neurons at tiles of positions, all of a tile together.
   const int64_t count = chunks.size();
-  const int64_t parts =
-      threads == 1 ? p.groups
-                   : std::clamp(kTasksPerThread * threads / tiles, p.groups, count);
+  const int64_t tiles = (positions + lanes - 1) / lanes, pieces = tiles * count;
+  const int64_t moved = p.groups * p.fan_in() + p.neurons;
+  const int64_t work = tiles * lanes * (p.active_count * p.k + kMoveWork * moved);
+  const int64_t tasks = std::min(pieces, tasks_for(work, kTileWork, threads));
   const std::vector<float> zeros(p.group_channels(), 0.0f);
-  std::atomic<bool> ok{true};
   // Tells the packed inputs of this call from what an earlier one has left.
   static std::atomic<int64_t> calls{0};
   const int64_t call = ++calls;
-  parallel_for(tiles * parts, [&](int64_t task) {
-    const int64_t tile = task / parts, part = task % parts;
-    const int64_t begin = tile * lanes, size = std::min(lanes, positions - begin);
+  std::atomic<bool> ok{true};
+  parallel_for(tasks, [&](int64_t task) {
     Scratch& scratch = scratch_of(input_floats + kTileNeurons * lanes);
-    for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i) {
-      const Packed wanted = {call, tile, chunks[i].group};
+    float* inputs = scratch.floats();
+    for (int64_t i = pieces * task / tasks; i < pieces * (task + 1) / tasks; ++i) {
+      const int64_t tile = i / count, begin = tile * lanes;
+      const int64_t size = std::min(lanes, positions - begin);
+      const Chunk& chunk = chunks[i % count];
+      const Packed wanted = {call, tile, chunk.group};
       if (!(scratch.packed == wanted)) {
         for (int64_t first = 0; first < size; first += width)
-          kernels.pack(p, wanted.group, begin + first, std::min(width, size - first),
-                       lanes, zeros.data(), scratch.floats() + first);
+          kernels.pack(p, chunk.group, begin + first, std::min(width, size - first),
+                       lanes, zeros.data(), inputs + first);
         scratch.packed = wanted;
       }
-      if (!kernels.tile(p, chunks[i], begin, size, vectors, scratch.floats(),
-                        scratch.floats() + input_floats))
+      if (!kernels.tile(p, chunk, begin, size, vectors, inputs, inputs + input_floats))
         ok = false;
     }
   });
@@ -185,9 +194,7 @@ Status run(const Windows& w, const Kernels& kernels, int64_t threads,
     for (int64_t n = 0; n < w.outputs; ++n)
       w.y[b * w.outputs + n] = w.bias ? w.bias[n] : 0.0f;
   const int64_t work = w.batch * w.steps * kernels.width;
-  const int64_t tasks = std::clamp<int64_t>(
-      work / kTaskMultiplications, 1,
-      threads == 1 ? 1 : std::min(w.groups, kTasksPerThread * threads));
+  const int64_t tasks = std::min(w.groups, tasks_for(work, kWindowsWork, threads));
   std::atomic<bool> ok{true};
   parallel_for(tasks, [&](int64_t task) {
     if (!kernels.windows(here, w.groups * task / tasks, w.groups * (task + 1) / tasks))
