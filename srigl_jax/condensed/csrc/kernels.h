@@ -64,8 +64,8 @@ struct Windows {
   int64_t batch, fan_in, outputs, steps, groups;
 };
 
-// One set of kernels. Each function returns whether every index was below the fan-in;
-// if not, the outputs concerned are unspecified, and nothing else was touched.
+// One set of kernels. Functions that return a bool say whether every index was below the
+// fan-in; if not, the outputs concerned are unspecified, and nothing else was touched.
 struct Kernels {
   const char* name;
   int64_t width;   // floats in a vector
@@ -81,10 +81,12 @@ struct Kernels {
   // as many as a group has channels.
   void (*pack)(const Problem&, int64_t group, int64_t begin, int64_t count,
                int64_t lanes, const float* zeros, float* inputs);
+  // Whether `tile` may be called for `chunk`.
+  bool (*check)(const Problem&, const Chunk& chunk);
   // Outputs of `chunk`, of at most kTileNeurons, at positions [begin, begin + count),
   // count <= lanes, which are vectors * width, vectors 1, 2 or 4. `sums` is room for
   // kTileNeurons * lanes.
-  bool (*tile)(const Problem&, const Chunk& chunk, int64_t begin, int64_t count,
+  void (*tile)(const Problem&, const Chunk& chunk, int64_t begin, int64_t count,
                int vectors, const float* inputs, float* sums);
 
   // Depthwise: channels in the lanes, from the taps as a dense [taps, neurons] array.

@@ -243,12 +243,11 @@ constexpr int64_t kTogether = 48;
 // Rows ascend, so the j-th weights of all neurons read inputs near one another. Taken
 // some at a time, they find most of these where the neuron before has left them.
 template <int kVectors, typename Index>
-bool sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inputs,
+void sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inputs,
               float* sums) {
   constexpr int kLanes = kVectors * kWidth;
   const Index* indices = static_cast<const Index*>(p.indices) + first * p.k;
   const float* values = p.values + first * p.k;
-  if (!all_below(indices, neurons * p.k, p.fan_in())) return false;
   const bool is_near = kVectors == 1 || p.fan_in() * kLanes * 4 <= kNearestBytes;
   const int64_t together = is_near || p.k < kTogether ? p.k : kTogether;
   for (int64_t u = 0; u < neurons; ++u)
@@ -259,7 +258,6 @@ bool sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inp
       sum_row<kVectors, false>(values + u * p.k + j, indices + u * p.k + j,
                                p.k - j < together ? p.k - j : together, inputs,
                                sums + u * kLanes);
-  return true;
 }
 
 // kWidth neurons at kWidth positions, transposed into rows of y.
@@ -306,20 +304,32 @@ void write(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
 }
 
 template <int kVectors>
-bool rows(const Problem& p, const Chunk& chunk, const float* inputs, float* sums) {
+void rows(const Problem& p, const Chunk& chunk, const float* inputs, float* sums) {
   const int64_t neurons = chunk.end - chunk.begin;
-  return p.index_bytes == 2
-             ? sum_rows<kVectors, uint16_t>(p, chunk.begin, neurons, inputs, sums)
-             : sum_rows<kVectors, uint32_t>(p, chunk.begin, neurons, inputs, sums);
+  if (p.index_bytes == 2)
+    sum_rows<kVectors, uint16_t>(p, chunk.begin, neurons, inputs, sums);
+  else
+    sum_rows<kVectors, uint32_t>(p, chunk.begin, neurons, inputs, sums);
 }
 
-bool tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
+bool check(const Problem& p, const Chunk& chunk) {
+  const int64_t first = chunk.begin * p.k, count = (chunk.end - chunk.begin) * p.k;
+  return p.index_bytes == 2
+             ? all_below(static_cast<const uint16_t*>(p.indices) + first, count,
+                         p.fan_in())
+             : all_below(static_cast<const uint32_t*>(p.indices) + first, count,
+                         p.fan_in());
+}
+
+void tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
           int vectors, const float* inputs, float* sums) {
-  const bool ok = vectors == 1   ? rows<1>(p, chunk, inputs, sums)
-                  : vectors == 2 ? rows<2>(p, chunk, inputs, sums)
-                                 : rows<4>(p, chunk, inputs, sums);
-  if (ok) write(p, chunk, begin, count, vectors * kWidth, sums);
-  return ok;
+  if (vectors == 1)
+    rows<1>(p, chunk, inputs, sums);
+  else if (vectors == 2)
+    rows<2>(p, chunk, inputs, sums);
+  else
+    rows<4>(p, chunk, inputs, sums);
+  write(p, chunk, begin, count, vectors * kWidth, sums);
 }
 
 // One output pixel of a depthwise convolution with one neuron for each channel.
@@ -423,8 +433,8 @@ bool windows(const Windows& w, int64_t begin, int64_t end) {
 
 }  // namespace
 
-const Kernels kKernels = {SRIGL_NAME, kWidth, kWindow,   single,
-                          pack,       tile,   depthwise, windows};
+const Kernels kKernels = {SRIGL_NAME, kWidth, kWindow, single, pack,
+                          check,      tile,   depthwise, windows};
 
 }  // namespace SRIGL_SET
 }  // namespace srigl

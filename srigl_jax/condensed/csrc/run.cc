@@ -20,7 +20,7 @@ constexpr int64_t kMoveWork = 4;
 constexpr int64_t kTasksPerThread = 6;
 // Packed inputs of a tile, in bytes, up to which it has four vectors of positions, and up
 // to which two.
-constexpr int64_t kNearBytes = 96 * 1024;
+constexpr int64_t kNearBytes = 160 * 1024;
 constexpr int64_t kFarBytes = 384 * 1024;
 
 // Into how many tasks it is worth splitting `work`, of which `unit` takes as long as waking
@@ -154,6 +154,7 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
   // Tells the packed inputs of this call from what an earlier one has left.
   static std::atomic<int64_t> calls{0};
   const int64_t call = ++calls;
+  std::vector<std::atomic<bool>> is_checked(count);
   std::atomic<bool> ok{true};
   parallel_for(tasks, [&](int64_t task) {
     Scratch& scratch = scratch_of(input_floats + kTileNeurons * lanes);
@@ -162,6 +163,11 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
       const int64_t tile = i / count, begin = tile * lanes;
       const int64_t size = std::min(lanes, positions - begin);
       const Chunk& chunk = chunks[i % count];
+      if (!is_checked[i % count]) {
+        if (!kernels.check(p, chunk)) ok = false;
+        if (!ok) return;
+        is_checked[i % count] = true;
+      }
       const Packed wanted = {call, tile, chunk.group};
       if (!(scratch.packed == wanted)) {
         for (int64_t first = 0; first < size; first += width)
@@ -169,8 +175,7 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                        lanes, zeros.data(), inputs + first);
         scratch.packed = wanted;
       }
-      if (!kernels.tile(p, chunk, begin, size, vectors, inputs, inputs + input_floats))
-        ok = false;
+      kernels.tile(p, chunk, begin, size, vectors, inputs, inputs + input_floats);
     }
   });
   return ok ? Status::kOk : Status::kBadIndex;
