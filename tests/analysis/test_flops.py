@@ -1,0 +1,136 @@
+"""Counts worked by hand, and the published ones of ResNet-50."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from network_shapes import resnet50_kernels
+
+from srigl_jax.analysis.flops import (
+    LayerShape,
+    condensed_bytes,
+    gradual_pruning_flops,
+    inference_flops,
+    macs,
+    masked_flops,
+    training_flops,
+)
+from srigl_jax.condensed import condense
+from srigl_jax.sparsity.distribution import erk
+
+LINEAR = LayerShape("linear", fan_in=4, neurons=3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "flops"),
+    [
+        (LINEAR, 3 * (4 + 3)),
+        (LayerShape("bias", 4, 3, has_bias=True), 3 * (4 + 3 + 1)),
+        (LayerShape("relu", 4, 3, has_relu=True), 3 * (4 + 3 + 1)),
+        (LayerShape("conv", 9 * 2, 5, 16, True, True), 16 * 5 * (18 + 17 + 1 + 1)),
+        (LayerShape("unused", 4, 3, positions=0), 0),
+    ],
+)
+def test_multiplications_and_additions_count_separately(layer, flops):
+    assert inference_flops(layer) == flops
+    assert isinstance(flops, int)
+
+
+def test_a_mac_is_a_multiplication_by_a_weight():
+    assert macs(LayerShape("conv", 18, 5, 16)) == 18 * 5 * 16
+    assert macs(LayerShape("conv", 18, 5, 16), 0.5) == 9 * 5 * 16
+
+
+def test_a_sparse_dot_product_is_shorter_and_its_bias_stays():
+    layer = LayerShape("sparse", 8, 3, 2, has_bias=True)
+    assert inference_flops(layer, 0.25) == 2 * 3 * (2 + 1 + 1)
+
+
+def test_a_mask_counts_the_weights_of_each_neuron_and_no_ablated_neuron():
+    layer = LayerShape("masked", 4, 3, 10, has_bias=True, has_relu=True)
+    fan_ins = np.array([2, 0, 3])
+    assert masked_flops(layer, fan_ins) == 10 * ((2 + 1 + 2) + (3 + 2 + 2))
+
+
+def test_a_full_mask_costs_what_the_dense_layer_does():
+    layer = LayerShape("full", 7, 5, 3, has_relu=True)
+    assert masked_flops(layer, np.full(5, 7)) == inference_flops(layer)
+
+
+def resnet50():
+    """Its layers at 224x224: each convolution with its norm folded and a ReLU."""
+    layers = []
+    for name, shape in resnet50_kernels().items():
+        stage, is_conv = name.partition(".")[0], len(shape) == 4
+        side = {"conv1": 112, "fc": 1}.get(name) or 112 >> int(stage[-1])
+        if name.endswith(".0.conv1") and stage != "layer1":
+            side *= 2  # The stride is that of the 3x3 convolution after it.
+        layers.append(
+            LayerShape(
+                name, math.prod(shape[:-1]), shape[-1], side**2, True, has_relu=is_conv
+            )
+        )
+    return layers
+
+
+def flops_of(layers, densities=None):
+    densities = densities or {}
+    return sum(inference_flops(x, densities.get(x.name, 1.0)) for x in layers)
+
+
+def test_resnet50_has_the_published_flops():
+    layers = resnet50()
+    assert sum(map(macs, layers)) == 4_089_184_256
+    assert flops_of(layers) == 8_189_482_496
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "inference", "training"),
+    [(0.8, "0.414592", "0.416524"), (0.9, "0.242868", "0.245367")],
+)
+def test_sparse_resnet50_has_the_published_shares(sparsity, inference, training):
+    layers = resnet50()
+    dense = flops_of(layers)
+    sparse = flops_of(layers, erk(resnet50_kernels(), sparsity))
+    assert f"{sparse / dense:.6f}" == inference
+    spent = training_flops("srigl", dense, sparse, delta_t=100)
+    assert f"{spent / training_flops('dense', dense, dense):.6f}" == training
+
+
+def test_training_takes_three_passes_and_now_and_then_a_dense_gradient():
+    assert training_flops("dense", 100, 10) == 300
+    assert training_flops("static", 100, 10) == 30
+    assert training_flops("set", 100, 10) == 30
+    assert training_flops("rigl", 100, 10, delta_t=4) == (3 * 10 * 4 + 2 * 10 + 100) / 5
+
+
+def test_gradual_pruning_costs_its_mean_density():
+    assert gradual_pruning_flops(100, [0.0, 0.5, 0.75, 0.75]) == 300 * 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: training_flops("lottery", 1, 1), "method is 'lottery'"),
+        (lambda: training_flops("rigl", 1, 1, delta_t=0), "delta_t is 0"),
+        (lambda: gradual_pruning_flops(1, []), "sparsities is empty"),
+    ],
+)
+def test_what_cannot_be_counted_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("fan_in", [40, 2**16 + 1])
+def test_condensed_bytes_are_those_of_the_condensed_layer(fan_in):
+    mask = np.zeros((fan_in, 6), bool)
+    mask[:7, :4] = np.random.default_rng(0).uniform(size=(7, 4)) < 0.5
+    made = condense(jnp.zeros(mask.shape), mask)
+    arrays = made.values, made.indices, made.active
+    assert condensed_bytes(mask) == sum(x.nbytes for x in jax.tree.leaves(arrays))
+
+
+def test_a_layer_without_weights_has_no_condensed_bytes():
+    assert condensed_bytes(np.zeros((4, 3), bool)) == 0
