@@ -15,7 +15,7 @@ from condensed_problems import TRAINED, LayerShape, Point, make_problem
 from flax import nnx
 from foreign import Engine
 
-from srigl_jax.condensed import choose
+from srigl_jax.models.calls import get_module, layer_calls
 from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import is_masked_node
 from srigl_jax.trained import load_trained
@@ -175,10 +175,10 @@ def trained_points(workdir: str, only: tuple[str, ...]) -> Iterator[tuple]:
         if not is_masked_node(mask)
     }
     image_shape = trained.dataset.train.images.shape[1:]
-    shapes = choose.input_shapes(trained.model, list(masks), (1, *image_shape))
+    calls = layer_calls(trained.model, list(masks), (1, *image_shape))
     for name in sorted(masks, key=lambda n: -masks[n].size)[:6]:
-        mask, side = masks[name], shapes[name].shape
-        module = choose.get_module(trained.model, name)
+        mask, side = masks[name], calls[name][0].given.shape
+        module = get_module(trained.model, name)
         if mask.ndim == 2 and "layers" in only:
             shape = LayerShape(f"{name} {mask.shape[0]}->{mask.shape[1]}", mask.shape)
         elif mask.ndim == 4 and "convolutions" in only:

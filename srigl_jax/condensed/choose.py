@@ -157,57 +157,6 @@ def measure(
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def input_shapes(
-    model: nnx.Module, names: list[str], shape: tuple[int, ...]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """What each layer is given when the network is given f32[shape]; runs nothing.
-
-    Args:
-      model: in evaluation mode.
-      names: paths of layers; those that are not called are left out.
-      shape: of the network's input, batch included.
-    """
-    definition, state = nnx.split(model)
-    found: dict[str, jax.ShapeDtypeStruct] = {}
-
-    def forward(state, x):
-        traced = nnx.merge(definition, state)
-        for name in names:
-            set_module(traced, name, _Recorder(get_module(traced, name), name, found))
-        return traced(x)
-
-    jax.eval_shape(forward, state, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return found
-
-
-def get_module(model: nnx.Module, name: str) -> nnx.Module:
-    """The module at a path, `blocks/0/conv1`."""
-    for step in name.split("/"):
-        is_list = isinstance(model, nnx.List)
-        model = model[int(step)] if is_list else getattr(model, step)
-    return model
-
-
-def set_module(model: nnx.Module, name: str, module: nnx.Module) -> None:
-    """Puts another module at a path."""
-    *outer, last = name.split("/")
-    parent = get_module(model, "/".join(outer)) if outer else model
-    if isinstance(parent, nnx.List):
-        parent[int(last)] = module
-    else:
-        setattr(parent, last, module)
-
-
-class _Recorder(nnx.Module):
-    def __init__(self, module, name, found):
-        self.module = module
-        self.record = lambda x: found.setdefault(name, x)
-
-    def __call__(self, x, *args, **options):
-        self.record(jax.ShapeDtypeStruct(x.shape, x.dtype))
-        return self.module(x, *args, **options)
-
-
 def _resolve(implementation: str) -> str:
     if implementation == "auto" and jax.default_backend() == "cpu":
         return "native" if native.available() else "xla"

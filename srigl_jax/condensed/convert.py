@@ -21,10 +21,10 @@ import numpy as np
 from flax import nnx
 
 from srigl_jax.condensed import choose, folding
-from srigl_jax.condensed.choose import set_module
 from srigl_jax.condensed.layers import Layer, read_layer
 from srigl_jax.condensed.matmul import IMPLEMENTATIONS
 from srigl_jax.condensed.modules import Identity
+from srigl_jax.models.calls import layer_calls, set_module
 from srigl_jax.models.links import Link
 from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import is_masked_node
@@ -135,7 +135,8 @@ def condense_model(
     shapes = {}
     if example_shape is not None:
         input_shape = batch_size, *example_shape
-        shapes = choose.input_shapes(masked, list(before), input_shape)
+        calls = layer_calls(masked, list(before), input_shape)
+        shapes = {name: first.given for name, (first, *_) in calls.items()}
 
     converted = nnx.clone(masked)
     choices, timings = [], {}

@@ -4,10 +4,10 @@ import dataclasses
 
 from flax import nnx
 
-from srigl_jax.condensed.choose import set_module
 from srigl_jax.condensed.convert import Conversion, LayerChoice
 from srigl_jax.condensed.modules import CondensedConv, CondensedLinear
 from srigl_jax.condensed.representation import densify
+from srigl_jax.models.calls import set_module
 
 
 def all_dense(conversion: Conversion) -> Conversion:
