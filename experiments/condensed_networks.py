@@ -16,17 +16,13 @@ from flax import nnx
 from foreign import Engine, describe_network
 
 from srigl_jax import models
-from srigl_jax.condensed import ArrangedLinear, choose
+from srigl_jax.analysis.network import read_network
+from srigl_jax.condensed import ArrangedLinear
 from srigl_jax.condensed.convert import condense_model
 from srigl_jax.condensed.dense import all_dense
 from srigl_jax.condensed.modules import WINDOWS_EXAMPLES
 from srigl_jax.sparsity.layout import leaf_name
-from srigl_jax.sparsity.masks import (
-    init_masks,
-    is_masked_node,
-    map_layers,
-    sparse_he_normal,
-)
+from srigl_jax.sparsity.masks import init_masks, map_layers, sparse_he_normal
 from srigl_jax.sparsity.plan import make_plan
 
 ABLATED = 0.05
@@ -234,30 +230,12 @@ def _deepsparse(engine, model, network: Network, images) -> dict[str, Contender]
 
 def flops(network: Network, batch: int) -> dict[str, tuple[int, int]]:
     """Weights that exist in each layer, and how often each is used, by layer."""
-    params = nnx.to_pure_dict(nnx.state(network.model, nnx.Param))
-    weights = {
-        leaf_name(path).removesuffix("/kernel"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if leaf_name(path).endswith("/kernel")
+    masks = jax.tree_util.tree_leaves_with_path(network.masks)
+    weights = {leaf_name(path): int(mask.sum()) for path, mask in masks}
+    return {
+        layer.name.removesuffix("/kernel"): (
+            weights.get(layer.name, layer.size),
+            batch * layer.positions,
+        )
+        for layer in read_network(network.model, network.image_shape).layers
     }
-    masks = jax.tree_util.tree_leaves_with_path(network.masks, is_leaf=is_masked_node)
-    for path, mask in masks:
-        if not is_masked_node(mask):
-            weights[leaf_name(path).removesuffix("/kernel")] = int(mask.sum())
-    shapes = choose.input_shapes(
-        network.model, list(weights), (batch, *network.image_shape)
-    )
-    found = {}
-    for name, spec in shapes.items():
-        module = choose.get_module(network.model, name)
-        strides = getattr(module, "strides", None) or 1
-        stride = strides if isinstance(strides, int) else strides[0]
-        found[name] = weights[name], _rows(spec.shape, stride)
-    return found
-
-
-def _rows(shape: tuple[int, ...], stride: int) -> int:
-    rows = shape[0]
-    for side in shape[1:-1]:
-        rows *= -(-side // stride)
-    return rows
