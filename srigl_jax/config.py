@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
     config.gamma_sal = 0.3
     config.gradient_window = 1
     config.growth_candidates = "inactive"
+    # Records which weights ever existed, for a bit each.
+    config.track_exploration = True
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"

@@ -16,7 +16,8 @@ from flax import nnx
 
 State = dict[str, Any]
 """params, model_state (batch statistics), opt_state, rng (key data), and step: the
-number of optimizer steps taken, which is also the position in the data."""
+number of optimizer steps taken, which is also the position in the data. What else is in
+it, such as explored weights, a training step passes on as it is."""
 
 Batch = dict[str, np.ndarray]
 Forward = Callable[..., tuple[jax.Array, Any]]

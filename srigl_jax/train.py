@@ -26,6 +26,8 @@ from ml_collections import ConfigDict, config_flags
 import srigl_jax
 from srigl_jax import config as config_lib
 from srigl_jax import data, models
+from srigl_jax.analysis.costs import layer_costs, total_costs
+from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.report import write_report
 from srigl_jax.analysis.table import render_table
 from srigl_jax.checkpoint import Checkpoints
@@ -34,6 +36,11 @@ from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sparsity import Plan, init_masks, layer_masks, make_plan, summarize
+from srigl_jax.sparsity.exploration import (
+    explore,
+    explored_shares,
+    nothing_explored,
+)
 from srigl_jax.sparsity.schedule import t_end, update_due
 from srigl_jax.step import (
     State,
@@ -119,6 +126,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if step % config.log_every == 0 or step == total_steps:
                 monitor.flush()
             if updates_topology and config.method not in ("dense", "static"):
+                state = _explored_further(state, plan)
                 metrics.write("topology", step, layers=_topology(state, plan))
             if step % config.eval_every == 0 or step == total_steps:
                 scores = evaluate(state, data.eval_batches(dataset.test, 512))
@@ -217,13 +225,16 @@ def init_state(
     weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     masks = init_masks(params, plan, config.seed)  # As the optimizer draws them.
     params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
-    return {
+    state = {
         "params": params,
         "model_state": model_state,
         "opt_state": optimizer.init(params),
         "rng": jax.random.key_data(dropout_key),
         "step": jnp.zeros([], jnp.int32),
     }
+    if config.track_exploration and config.method not in ("dense", "static"):
+        state["explored"] = explore(nothing_explored(plan), masks, plan)
+    return state
 
 
 def masks_of(state: State, plan: Plan) -> Any:
@@ -233,8 +244,17 @@ def masks_of(state: State, plan: Plan) -> Any:
     return jax.tree.map(lambda _: optax.MaskedNode(), state["params"])
 
 
-def _topology(state: State, plan: Plan) -> dict[str, dict[str, int]]:
+def _explored_further(state: State, plan: Plan) -> State:
+    """The state with its masks counted as explored, if it tracks that."""
+    if "explored" not in state:
+        return state
+    explored = explore(state["explored"], masks_of(state, plan), plan)
+    return state | {"explored": explored}
+
+
+def _topology(state: State, plan: Plan) -> dict[str, dict[str, float]]:
     """What a "topology" record says of each sparse layer."""
+    shares = explored_shares(state.get("explored", {}), plan)
     return {
         row.name: {
             "active": row.active,
@@ -242,6 +262,7 @@ def _topology(state: State, plan: Plan) -> dict[str, dict[str, int]]:
             "fan_in": row.fan_in_max,
             "weights": row.weights,
         }
+        | ({"explored": shares[row.name]} if row.name in shares else {})
         for row in summarize(masks_of(state, plan), plan)
         if row.sparse
     }
@@ -276,7 +297,11 @@ def _finish(
     srigl_jax.check_masks(masks, plan, state["params"])
     rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]
     split = "validation" if config.dataset.validation else "test"
-    result |= {"split": split, "layers": rows}
+    result |= {
+        "split": split,
+        "flops": _flops(config, dataset, plan, layer_masks(masks, plan)),
+        "layers": rows,
+    }
     write_atomically(workdir / "result.json", _json(result))
     updates = [r["step"] for r in history if r["kind"] == "topology" and r["step"]]
     write_report(
@@ -302,6 +327,17 @@ def _finish(
         f"{duration(result['seconds'])}\nreport: {workdir / 'report.html'}"
     )
     return result
+
+
+def _flops(
+    config: ConfigDict, dataset: data.Dataset, plan: Plan, masks: dict
+) -> dict[str, float]:
+    """FLOPs of inference on an image: dense, as asked, as learned."""
+    network = read_network(
+        nnx.eval_shape(lambda: make_model(config, dataset)),
+        dataset.train.images.shape[1:],
+    )
+    return total_costs(layer_costs(network, plan, masks))["flops"]
 
 
 def _seconds(history: list[dict[str, Any]]) -> float:

@@ -14,8 +14,8 @@ from srigl_jax import config as config_lib
 from srigl_jax import data, train
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.condensed.description import Description
-from srigl_jax.sparsity import make_plan
-from srigl_jax.step import split_model
+from srigl_jax.sparsity import Plan, make_plan
+from srigl_jax.step import State, split_model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +28,8 @@ class Trained:
       model: the network, in evaluation mode; weights off the mask are 0.
       masks: like its parameters as a plain dict; `optax.MaskedNode()` where dense.
       step: after which the network was saved.
+      plan: of its layers.
+      state: of training, as it was saved.
     """
 
     config: ConfigDict
@@ -35,6 +37,8 @@ class Trained:
     model: nnx.Module
     masks: Any
     step: int
+    plan: Plan
+    state: State
 
     def describe(self, batch_size: int) -> Description:
         """What is to be known of the network beside its weights.
@@ -101,7 +105,8 @@ def load_trained(
     step, state = restored
     model = nnx.merge(definition, state["params"], state["model_state"])
     model.eval()
-    return Trained(config, dataset, model, train.masks_of(state, plan), step)
+    masks = train.masks_of(state, plan)
+    return Trained(config, dataset, model, masks, step, plan, state)
 
 
 def _read_config(workdir: Path) -> ConfigDict:

@@ -164,7 +164,8 @@ def test_weights_and_momentum_off_the_mask_are_zero(trained, method):
     state = checkpoint(trained(method).workdir, STEPS)
     for kernel in KERNELS:
         mask = state[f"opt_state/masks/{kernel}"]
-        alike = [name for name in state if name.endswith(kernel)]
+        names = [name for name in state if not name.startswith("explored/")]
+        alike = [name for name in names if name.endswith(kernel)]
         assert len(alike) == 3  # Weights, masks, momentum.
         for name in alike:
             assert not state[name][~mask].any(), name
@@ -226,6 +227,51 @@ def test_the_topology_changes_where_it_should(trained, method):
     start = init_masks(params, plan, seed=0)["layers"][0]["kernel"]
     changed = (np.asarray(start) != masks_of(run)[KERNELS[0]]).any()
     assert changed == (method in CHANGING)
+
+
+def explored_by(run, kernel):
+    """The positions that a finished run has recorded, in matrix view."""
+    bits = checkpoint(run.workdir, STEPS)[f"explored/{kernel}"]
+    fan_in = len(masks_of(run)[kernel])
+    return np.unpackbits(bits, axis=0, count=fan_in).astype(bool)
+
+
+@pytest.mark.parametrize("method", CHANGING)
+def test_all_that_was_ever_active_is_recorded_as_explored(trained, method):
+    run = trained(method)
+    topology = records(run.workdir, "topology")
+    for kernel in KERNELS:
+        explored, mask = explored_by(run, kernel), masks_of(run)[kernel]
+        assert explored[mask].all() and explored.sum() > mask.sum()
+        shares = [record["layers"][kernel]["explored"] for record in topology]
+        assert shares[0] == topology[0]["layers"][kernel]["weights"] / mask.size
+        assert shares == sorted(shares) and shares[-1] == explored.mean()
+
+
+@pytest.mark.parametrize("method", ["dense", "static"])
+def test_what_never_changes_needs_no_record_of_it(trained, method):
+    run = trained(method)
+    assert not any("explored" in name for name in checkpoint(run.workdir, STEPS))
+
+
+def test_exploration_can_be_left_unrecorded_and_changes_nothing(
+    trained, data_dir, tmp_path
+):
+    recorded = trained("set")
+    train(tiny(data_dir, method="set", track_exploration=False), tmp_path)
+    with_it, without = checkpoint(recorded.workdir, STEPS), checkpoint(tmp_path, STEPS)
+    assert {n for n in with_it if not n.startswith("explored/")} == without.keys()
+    assert all(np.array_equal(with_it[name], without[name]) for name in without)
+    assert "explored" not in records(tmp_path, "topology")[-1]["layers"][KERNELS[0]]
+
+
+def test_the_result_has_the_flops_of_the_network(run):
+    flops = run.result["flops"]
+    assert flops["dense"] == 2 * 64 * 16 + 16 + 2 * 16 * 10
+    assert flops["asked"] == pytest.approx(
+        flops["dense"] if run.method == "dense" else flops["dense"] - 64 * 16 - 16 * 10
+    )
+    assert flops["learned"] <= flops["asked"]
 
 
 @pytest.fixture(scope="module")

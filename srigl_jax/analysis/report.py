@@ -14,7 +14,13 @@ from srigl_jax.analysis import statistics
 from srigl_jax.analysis.history_plots import active_neurons, learning_curve
 from srigl_jax.analysis.mask_plots import fan_in_histogram, input_pixels, mask_drawing
 from srigl_jax.analysis.page import facts, gallery, headline, page, section, table
-from srigl_jax.analysis.table import COLUMNS, layer_cells, total_cells, totals
+from srigl_jax.analysis.table import (
+    COLUMNS,
+    layer_cells,
+    quantity,
+    total_cells,
+    totals,
+)
 from srigl_jax.progress import duration
 from srigl_jax.workdir import write_atomically
 
@@ -43,6 +49,7 @@ def write_report(
             empty for a dense run.
         outcome: what is known of these: `accuracy` in [0, 1]; `split`, the one it was
             measured on, "test" by default; `seconds` of wall time; `steps` trained;
+            `flops` of inference, a dict of `dense` and `learned`;
             `topology_end`, the step of the last topology update; `versions`, a dict of
             package to version.
         image_shape: (height, width, channels) if the first layer reads a flattened
@@ -79,6 +86,10 @@ def _headline(
     else:
         yield "Sparsity", "dense", "no sparse layer"
     yield "Weights", f"{every['weights']:,}", f"of {every['size']:,} if dense"
+    if "flops" in outcome:
+        dense, learned = outcome["flops"]["dense"], outcome["flops"]["learned"]
+        remark = f"{learned / dense:.1%} of {quantity(dense)} if dense"
+        yield "FLOPs per image", quantity(learned), remark
     yield "Active neurons", f"{every['active']:,}", f"of {every['neurons']:,}"
     if "seconds" in outcome:
         speed = outcome.get("steps", 0) / max(outcome["seconds"], 1e-9)

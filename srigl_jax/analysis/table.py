@@ -14,6 +14,7 @@ import io
 import math
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import MARKDOWN
@@ -77,22 +78,42 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
-    """The table as plain text in ASCII, a line a layer and one of totals.
+    """The table of layers as plain text, a line a layer and one of totals."""
+    return render(COLUMNS, [*map(layer_cells, rows), total_cells(rows)], words=2)
+
+
+def render(columns: Sequence[str], lines: Iterable[list[str]], *, words: int) -> str:
+    """A table as plain text in ASCII.
 
     It keeps to the width of the terminal; where standard output is none, every line is
     as long as it needs to be.
+
+    Args:
+        columns: their headings.
+        lines: a cell for each column.
+        words: how many of the first columns are words; the others are numbers.
     """
     table = Table(box=MARKDOWN)
-    for index, column in enumerate(COLUMNS):
+    for index, column in enumerate(columns):
         table.add_column(
-            column, justify="left" if index < 2 else "right", overflow="fold"
+            column, justify="left" if index < words else "right", overflow="fold"
         )
-    for cells in [*map(layer_cells, rows), total_cells(rows)]:
+    for cells in lines:
         table.add_row(*cells)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     text = io.StringIO()
     Console(file=text, width=width, markup=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip().split("\n"))
+
+
+def quantity(value: float) -> str:
+    """A number in three digits and a prefix: "8.19 G", "947 k", "12"."""
+    prefixes = ["", " k", " M", " G", " T", " P", " E"]
+    # Not at 1000, because 999.7 would be written as 1e+03.
+    while abs(value) >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        del prefixes[0]
+    return f"{value:.3g}{prefixes[0]}"
 
 
 def _fan_in(row: dict[str, Any]) -> str:

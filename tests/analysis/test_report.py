@@ -67,6 +67,7 @@ PARTS = {
         "accuracy": 0.9722,
         "seconds": 8.0,
         "steps": 2000,
+        "flops": {"dense": 2_000_000, "asked": 600_000, "learned": 500_000},
         "topology_end": 1500,
         "versions": {"jax": "9.8.7"},
     },
@@ -113,8 +114,9 @@ def test_names_and_values_are_escaped(report):
     assert "&lt;script&gt;alert(1)" in report
 
 
-def test_headline_states_accuracy_sparsity_weights_neurons_and_time(report):
+def test_headline_states_accuracy_sparsity_flops_and_more(report):
     text = Page(report).text
+    assert "500 k25.0% of 2 M if dense" in text
     for figure in ("97.22%", "62.50%50.00% asked", "22of 32 if dense", "6of 8", "8 s"):
         assert figure in text
 

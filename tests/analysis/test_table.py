@@ -1,6 +1,13 @@
 import sys
 
-from srigl_jax.analysis.table import layer_cells, render_table, total_cells
+import pytest
+
+from srigl_jax.analysis.table import (
+    layer_cells,
+    quantity,
+    render_table,
+    total_cells,
+)
 
 HIDDEN = {
     "name": "hidden",
@@ -90,3 +97,19 @@ def test_a_terminal_is_not_overrun(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "70")
     assert max(map(len, render_table([HIDDEN, OUTPUT]).splitlines())) <= 70
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (12, "12"),
+        (999, "999"),
+        (999.7, "1 k"),
+        (8_189_482_496, "8.19 G"),
+        (3.2e18, "3.2 E"),
+        (4.5e21, "4.5e+03 E"),
+    ],
+)
+def test_a_quantity_has_three_digits_and_a_prefix(value, text):
+    assert quantity(value) == text
