@@ -22,7 +22,8 @@ KINDS = ("dense", "asked", "learned")
 
 Costs = list[dict[str, Any]]
 """A dict a layer: `name`; `positions`; `macs` and `flops`, each a dict of `KINDS`;
-`weights`, those that are needed; `bytes`, a dict of `dense` and `condensed`."""
+`needed`, the weights that the masks leave; `bytes`, a dict of `dense` and
+`condensed`."""
 
 
 def layer_costs(
@@ -55,7 +56,7 @@ def layer_costs(
 def total_costs(costs: Costs) -> dict[str, Any]:
     """The sums over layers, with the keys of a layer but for its name and positions."""
     return {
-        "weights": sum(row["weights"] for row in costs),
+        "needed": sum(row["needed"] for row in costs),
         **{
             key: {kind: sum(row[key][kind] for row in costs) for kind in kinds}
             for key, kinds in (
@@ -101,7 +102,7 @@ def _costs(layer, planned, mask: np.ndarray, itemsize: int) -> dict[str, Any]:
     return {
         "name": layer.name,
         "positions": layer.positions,
-        "weights": weights,
+        "needed": weights,
         "macs": {
             "dense": flops.macs(layer),
             "asked": flops.macs(layer, density),

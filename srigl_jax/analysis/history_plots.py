@@ -1,8 +1,9 @@
-"""The pictures of a run over its steps: what it learned, and the neurons it lost.
+"""The pictures of a run over its steps: what it learned, lost and tried.
 
 Each function draws one `Picture`, or gives None where nothing was recorded.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,38 +71,49 @@ def active_neurons(
     Returns:
         None if no topology was recorded.
     """
-    history = _history(metrics)
+    history = _history(
+        metrics, lambda layer: layer["active"] / max(layer["neurons"], 1)
+    )
     if not history:
         return None
-    by_loss = sorted(history, key=lambda name: history[name][1][-1])
-    named = by_loss[: len(LAYER_COLOURS)]
     title = _neurons_title(metrics)
-    with drawing(960, 290) as figure:
-        axes = figure.subplots()
-        for name in by_loss[len(named) :]:
-            axes.plot(*history[name], color=LIGHT["rule"], drawstyle="steps-post")
-        ends = []
-        for name, colour in zip(named, LAYER_COLOURS, strict=False):
-            steps, shares = history[name]
-            marker = "o" if len(steps) == 1 else ""
-            axes.plot(
-                steps, shares, marker=marker, color=colour, drawstyle="steps-post"
-            )
-            ends.append((shares[-1], f"{name} {shares[-1]:.0%}", colour))
-        axes.set_ylim(_lowest_share(history), 1.02)
-        axes.margins(x=0.01)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        _step_axis(axes)
-        _label_ends(axes, ends)
-        _mark_topology_end(axes, topology_end)
-        svg = to_svg(figure, title)
     return Picture(
         title,
         "Share of each layer's neurons that have weights. A step down is neurons being "
         "ablated, their weights given to the others of the layer; a step up is neurons "
         "coming back." + _end_reading(topology_end),
-        svg,
+        _draw_shares(title, history, _lowest_share(history), topology_end),
+    )
+
+
+def explored_weights(
+    metrics: list[dict[str, Any]], topology_end: int | None = None
+) -> Picture | None:
+    """Share of each layer's weights that have ever existed, over the steps.
+
+    The layers that explored least are coloured and named, the others stay grey.
+
+    Args:
+        metrics: records as `read_metrics` gives them; kind "topology" counts.
+        topology_end: the step after which the topology stays as it is; marked.
+
+    Returns:
+        None if no exploration was recorded.
+    """
+    history = _history(metrics, lambda layer: layer.get("explored"))
+    if not history:
+        return None
+    ends = [shares[-1] for _, shares in history.values()]
+    spread = (
+        f"{min(ends):.1%} to {max(ends):.1%}" if len(ends) > 1 else f"{ends[0]:.1%}"
+    )
+    title = f"Training tried {spread} of the weights of a sparse layer"
+    return Picture(
+        title,
+        "Share of each layer's possible weights that existed at some time. The curves "
+        "start at the density; what they gain is what topology updates tried."
+        + _end_reading(topology_end),
+        _draw_shares(title, history, 0.0, topology_end),
     )
 
 
@@ -134,16 +146,51 @@ def _neurons_title(metrics: list[dict[str, Any]]) -> str:
     )
 
 
-def _history(metrics: list[dict[str, Any]]) -> dict[str, tuple[list, list]]:
+def _history(
+    metrics: list[dict[str, Any]], share_of: Callable[[dict], float | None]
+) -> dict[str, tuple[list, list]]:
     history = {}
     for record in metrics:
         if record["kind"] != "topology":
             continue
         for name, layer in record["layers"].items():
-            steps, shares = history.setdefault(name, ([], []))
-            steps.append(record["step"])
-            shares.append(layer["active"] / max(layer["neurons"], 1))
+            share = share_of(layer)
+            if share is not None:
+                steps, shares = history.setdefault(name, ([], []))
+                steps.append(record["step"])
+                shares.append(share)
     return history
+
+
+def _draw_shares(
+    title: str,
+    history: dict[str, tuple[list, list]],
+    lowest: float,
+    topology_end: int | None,
+) -> str:
+    """A line a layer; those that end lowest are coloured and named."""
+    by_end = sorted(history, key=lambda name: history[name][1][-1])
+    named = by_end[: len(LAYER_COLOURS)]
+    with drawing(960, 290) as figure:
+        axes = figure.subplots()
+        for name in by_end[len(named) :]:
+            axes.plot(*history[name], color=LIGHT["rule"], drawstyle="steps-post")
+        ends = []
+        for name, colour in zip(named, LAYER_COLOURS, strict=False):
+            steps, shares = history[name]
+            marker = "o" if len(steps) == 1 else ""
+            axes.plot(
+                steps, shares, marker=marker, color=colour, drawstyle="steps-post"
+            )
+            ends.append((shares[-1], f"{name} {shares[-1]:.0%}", colour))
+        axes.set_ylim(lowest, 1.02)
+        axes.margins(x=0.01)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _step_axis(axes)
+        _label_ends(axes, ends)
+        _mark_topology_end(axes, topology_end)
+        return to_svg(figure, title)
 
 
 def _lowest_share(history: dict[str, tuple[list, list]]) -> float:

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 
 from srigl_jax.analysis import statistics
-from srigl_jax.analysis.history_plots import active_neurons, learning_curve
+from srigl_jax.analysis.history_plots import (
+    active_neurons,
+    explored_weights,
+    learning_curve,
+)
 from srigl_jax.analysis.mask_plots import fan_in_histogram, input_pixels, mask_drawing
 from srigl_jax.analysis.page import facts, gallery, headline, page, section, table
 from srigl_jax.analysis.table import (
@@ -110,6 +114,7 @@ def _history(
     for picture in (
         learning_curve(metrics, end, split=outcome.get("split", "test")),
         active_neurons(metrics, end),
+        explored_weights(metrics, end),
     ):
         if picture:
             yield section(picture.title, picture.reading, picture.svg)

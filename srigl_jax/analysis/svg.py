@@ -99,3 +99,12 @@ def to_svg(figure: Figure, label: str) -> str:
     prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>p{prefix}-", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def standalone(picture: Picture) -> str:
+    """A picture as an SVG file of its own, in the colours of a light page."""
+    svg = picture.svg
+    for name, colour in LIGHT.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    style = "background: #fff; font-family: sans-serif"
+    return svg.replace("<svg", f'<svg style="{style}"', 1) + "\n"

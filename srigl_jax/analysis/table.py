@@ -40,7 +40,7 @@ def layer_cells(row: dict[str, Any]) -> list[str]:
         " x ".join(map(str, row["shape"])),
         f"{row['density_asked']:.2%}" if row["sparse"] else "dense",
         f"{row['density_got']:.2%}",
-        _fan_in(row),
+        fan_in_cell(row),
         f"{row['active']:,} / {row['neurons']:,}",
         "yes" if row["may_ablate"] else "no",
         f"{row['weights']:,}",
@@ -116,6 +116,7 @@ def quantity(value: float) -> str:
     return f"{value:.3g}{prefixes[0]}"
 
 
-def _fan_in(row: dict[str, Any]) -> str:
+def fan_in_cell(row: dict[str, Any]) -> str:
+    """The fan-in of a layer's active neurons, a range where it varies."""
     low, high = row["fan_in_min"], row["fan_in_max"]
     return str(low) if low == high else f"{low}-{high}"

@@ -46,7 +46,7 @@ def test_a_sparse_layer_costs_what_it_has_asked_for_and_learned(costs):
     assert hidden["flops"]["dense"] == 2 * 4 * (8 + 7 + 1 + 1)
     assert hidden["flops"]["asked"] == pytest.approx(2 * 4 * (2 * 2.4 + 1))
     assert hidden["flops"]["learned"] == 2 * 3 * (2 + 1 + 1 + 1)
-    assert hidden["weights"] == 6
+    assert hidden["needed"] == 6
     # Values of 4 bytes and indices of 2 for 3 neurons of 2 weights, and their ids.
     assert hidden["bytes"] == {"dense": 4 * 32, "condensed": 3 * 2 * 6 + 3 * 4}
 
@@ -62,7 +62,7 @@ def test_totals_are_sums_over_layers(costs):
     total = total_costs(costs)
     assert total["flops"]["dense"] == 2 * 4 * 17 + 3 * 8
     assert total["flops"]["learned"] == 2 * 3 * 5 + 3 * 6
-    assert total["weights"] == 6 + 9
+    assert total["needed"] == 6 + 9
     assert total["bytes"]["dense"] == 4 * 44
     assert json.loads(json.dumps(total)) == total
 

@@ -2,7 +2,11 @@ import math
 
 import pytest
 
-from srigl_jax.analysis.history_plots import active_neurons, learning_curve
+from srigl_jax.analysis.history_plots import (
+    active_neurons,
+    explored_weights,
+    learning_curve,
+)
 
 
 def evaluation(step, accuracy):
@@ -37,7 +41,7 @@ def test_the_learning_curve_names_the_split_it_was_measured_on():
     assert ">validation<" in picture.svg and ">test<" not in picture.svg
 
 
-@pytest.mark.parametrize("draw", [learning_curve, active_neurons])
+@pytest.mark.parametrize("draw", [learning_curve, active_neurons, explored_weights])
 def test_nothing_recorded_is_no_picture(draw):
     assert draw([]) is None
 
@@ -80,3 +84,28 @@ def test_of_many_layers_those_that_lost_most_are_named():
     svg = active_neurons([topology(0, **counts), topology(9, **counts)]).svg
     named = [lost for lost in range(9) if f">layer{lost} " in svg]
     assert named == [3, 4, 5, 6, 7, 8]
+
+
+def exploration(step, **shares):
+    layers = {name: {"explored": share} for name, share in shares.items()}
+    return {"kind": "topology", "step": step, "layers": layers}
+
+
+def test_exploration_title_says_what_share_was_tried():
+    picture = explored_weights(
+        [exploration(0, a=0.1, b=0.2), exploration(9, a=0.3, b=0.6)]
+    )
+    assert (
+        picture.title
+        == "Training tried 30.0% to 60.0% of the weights of a sparse layer"
+    )
+    assert ">a 30%<" in picture.svg and ">b 60%<" in picture.svg
+
+
+def test_exploration_title_of_one_layer_has_one_share():
+    title = explored_weights([exploration(0, a=0.25)]).title
+    assert title == "Training tried 25.0% of the weights of a sparse layer"
+
+
+def test_a_run_that_recorded_no_exploration_has_no_picture_of_it():
+    assert explored_weights([topology(0, a=10)]) is None

@@ -73,8 +73,8 @@ def test_as_many_weights_remain_as_a_converted_network_has():
     named = layer_masks(masks, plan)
     costs = layer_costs(network, plan, named)
     converted = condense_model(model, masks)
-    assert {row["name"]: row["weights"] for row in costs} == {
+    assert {row["name"]: row["needed"] for row in costs} == {
         f"{choice.name}/kernel": choice.weights for choice in converted.layers
     }
-    needed = sum(row["weights"] for row in costs[:3])
+    needed = sum(row["needed"] for row in costs[:3])
     assert needed < sum(map(np.sum, named.values()))

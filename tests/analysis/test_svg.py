@@ -1,7 +1,9 @@
+from xml.etree import ElementTree
+
 import matplotlib
 import pytest
 
-from srigl_jax.analysis.svg import LIGHT, THEME, drawing, to_svg
+from srigl_jax.analysis.svg import LIGHT, THEME, Picture, drawing, standalone, to_svg
 
 
 def draw(label="a line"):
@@ -41,3 +43,9 @@ def test_settings_of_the_user_neither_matter_nor_change():
 def test_every_colour_has_a_light_and_a_dark_form(name):
     light, dark = THEME[name]
     assert light != dark and len(light) == len(dark) == 7
+
+
+def test_a_picture_of_its_own_needs_no_page_for_its_colours():
+    svg = standalone(Picture("", "", draw()))
+    assert "var(--" not in svg and LIGHT["blue"] in svg
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
