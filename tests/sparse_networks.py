@@ -7,6 +7,7 @@ import optax
 from flax import nnx
 
 from srigl_jax import models
+from srigl_jax.models import mobilenet_v3, resnet
 from srigl_jax.sparsity.layout import infer_layout, is_kernel, leaf_name
 
 OPTIONS = {
@@ -15,6 +16,45 @@ OPTIONS = {
     "resnet18": {"width": 6},
     "vit": {"patch": 4, "width": 12, "depth": 2, "heads": 3, "mlp_ratio": 2},
 }
+
+
+# Of the kinds of block that deep networks repeat, a few.
+SHORT = {
+    "bottlenecks": lambda shape, classes, rngs: resnet.ResNet(
+        shape,
+        classes,
+        block=resnet.Bottleneck,
+        depths=(1, 2),
+        width=4,
+        rngs=rngs,
+    ),
+    "inverted residuals": lambda shape, classes, rngs: mobilenet_v3.MobileNetV3(
+        shape,
+        classes,
+        rows=mobilenet_v3.SMALL[:1] + mobilenet_v3.SMALL[2:5],
+        hidden=64,
+        multiplier=0.25,
+        rngs=rngs,
+    ),
+    "pre-activated": lambda shape, classes, rngs: models.WideResNet(
+        shape, classes, depth=10, width=4, rngs=rngs
+    ),
+    "class token": lambda shape, classes, rngs: models.ViT(
+        shape,
+        classes,
+        patch=4,
+        width=6,
+        depth=1,
+        heads=2,
+        class_token=True,
+        rngs=rngs,
+    ),
+}
+
+
+def trained_short(case, image_shape=(8, 8, 3), seed=0):
+    """Like `trained`, of the networks in `SHORT`."""
+    return scrambled(SHORT[case](image_shape, 5, rngs=nnx.Rngs(0)), seed)
 
 
 def trained(name, image_shape=(8, 8, 3), seed=0, **options):

@@ -8,14 +8,21 @@ from flax import nnx
 from srigl_jax.models.convnet import ConvNet
 from srigl_jax.models.links import Link
 from srigl_jax.models.mlp import MLP
-from srigl_jax.models.resnet import ResNet18
-from srigl_jax.models.vit import ViT
+from srigl_jax.models.mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
+from srigl_jax.models.resnet import ResNet18, ResNet50
+from srigl_jax.models.vit import ViT, ViTB16
+from srigl_jax.models.wide_resnet import WideResNet
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
     "convnet": ConvNet,
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
+    "wide_resnet": WideResNet,
+    "mobilenet_v3_small": MobileNetV3Small,
+    "mobilenet_v3_large": MobileNetV3Large,
     "vit": ViT,
+    "vit_b_16": ViTB16,
 }
 
 
@@ -44,4 +51,17 @@ def create(
     return MODELS[name](image_shape, num_classes, rngs=rngs, **options)
 
 
-__all__ = ["MLP", "MODELS", "ConvNet", "Link", "ResNet18", "ViT", "create"]
+__all__ = [
+    "MLP",
+    "MODELS",
+    "ConvNet",
+    "Link",
+    "MobileNetV3Large",
+    "MobileNetV3Small",
+    "ResNet18",
+    "ResNet50",
+    "ViT",
+    "ViTB16",
+    "WideResNet",
+    "create",
+]

@@ -21,7 +21,8 @@ class Link:
       producer: a `Linear` or `Conv`.
       consumers: every reader of the output, each a `Linear` or `Conv` that reads
         nothing else. Between them, and after the activation, there may be dropout,
-        pooling over whole images, or a reshape to (height * width * channels). Empty
+        pooling over whole images, max-pooling whose border is never the largest, or
+        a reshape to (height * width * channels). Empty
         where something else reads it too, a residual sum for one: the producer then
         keeps its width.
       norm: the `BatchNorm` right after the producer, and after nothing else.

@@ -10,12 +10,14 @@ import pytest
 from flax import nnx
 from sparse_networks import (
     OPTIONS,
+    SHORT,
     images,
     masked,
     outputs,
     rough_masks,
     scrambled,
     trained,
+    trained_short,
 )
 
 from srigl_jax.condensed import choose
@@ -82,6 +84,39 @@ def test_the_narrowed_dense_network_computes_what_the_masked_one_does(
     np.testing.assert_allclose(
         outputs(conversion.model, images()), expected, rtol=1e-5, atol=1e-5
     )
+
+
+# A layer that is narrowed for each of its links with consumers, of which the neurons
+# may be dropped.
+NARROWED = {
+    "bottlenecks": ["stem", "blocks/0/conv1", "blocks/0/conv2", "blocks/2/conv2"],
+    "inverted residuals": ["blocks/0/squeeze", "blocks/3/squeeze", "last", "hidden"],
+    "pre-activated": ["stem", "blocks/0/conv1", "blocks/2/conv1"],
+    "class token": ["blocks/0/up"],
+}
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_blocks_of_deep_networks_are_narrowed_and_compute_the_same(case, monkeypatch):
+    crossovers(monkeypatch, 0.3)
+    model = trained_short(case)
+    masks = rough_masks(model)
+    conversion = condense_model(model, masks)
+    np.testing.assert_allclose(
+        outputs(conversion.model, images()),
+        outputs(masked(model, masks), images()),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    layers = {layer.name: layer for layer in conversion.layers}
+    for name in NARROWED[case]:
+        assert layers[name].new_shape[-1] < layers[name].shape[-1]
+
+
+@pytest.mark.parametrize("case", ["bottlenecks", "inverted residuals"])
+def test_every_batch_normalisation_of_a_deep_network_is_folded(case):
+    model = trained_short(case)
+    assert nnx.BatchNorm not in kinds(condense_model(model, rough_masks(model)).model)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -15,6 +15,11 @@ NETWORKS = {
     "linear": {"widths": ()},
     "convnet": {"widths": (4, 8), "hidden": 16},
     "resnet18": {"width": 2},
+    "resnet50": {},
+    "wide_resnet": {},
+    "mobilenet_v3_small": {},
+    "mobilenet_v3_large": {},
+    "vit_b_16": {},
     "vit": {"patch": 1, "width": 6, "depth": 1, "heads": 2},
 }
 
@@ -43,9 +48,14 @@ def shapes(model):
 
 @pytest.mark.parametrize("case", NETWORKS)
 def test_there_is_a_logit_for_each_class(case):
-    model = network(case)
-    model.eval()
-    logits = model(images())
+    shape = (32, 16, 2) if case == "vit_b_16" else (7, 5, 2)
+
+    def evaluate():
+        model = network.__wrapped__(case, shape)
+        model.eval()
+        return model(images(shape=shape))
+
+    logits = jax.eval_shape(evaluate)
     assert (logits.shape, logits.dtype) == ((2, 3), jnp.float32)
 
 
@@ -126,3 +136,13 @@ def test_batch_normalisation_uses_the_running_statistics_in_evaluation():
 def test_an_unknown_model_is_named():
     with pytest.raises(ValueError, match=r"model.name is 'lenet': .*'convnet', 'mlp'"):
         models.create("lenet", (8, 8, 1), 10, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_links_name_modules_of_the_network(name):
+    shape = (32, 32, 3)
+    model = nnx.eval_shape(lambda: models.create(name, shape, 10, rngs=nnx.Rngs(0)))
+    paths = {"/".join(map(str, path)) for path, _ in nnx.iter_graph(model)}
+    for link in model.links():
+        assert {link.producer, *link.consumers} <= paths
+        assert link.norm is None or link.norm in paths

@@ -1,12 +1,12 @@
-"""ResNet-18 for small images."""
+"""Residual networks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from srigl_jax import models
+from srigl_jax.models import resnet
 
 
 def create(image_shape=(32, 32, 3), classes=10, **options):
@@ -47,10 +47,17 @@ def test_a_block_adds_its_input():
     np.testing.assert_array_equal(block(x), nnx.relu(x))
 
 
-@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet18", "vit"])
-def test_links_name_modules_of_the_network(name):
-    model = nnx.eval_shape(lambda: models.create(name, (8, 8, 3), 10, rngs=nnx.Rngs(0)))
-    paths = {"/".join(map(str, path)) for path, _ in nnx.iter_graph(model)}
-    for link in model.links():
-        assert {link.producer, *link.consumers} <= paths
-        assert link.norm is None or link.norm in paths
+def test_large_images_are_shrunk_to_a_quarter_before_the_first_block():
+    model = create((64, 32, 3), width=2, small_images=False)
+    seen = []
+    model.blocks = nnx.List([lambda x: seen.append(x) or x])
+    model.head = lambda x: x
+    model(jnp.zeros((1, 64, 32, 3)))
+    assert seen[0].shape == (1, 16, 8, 2)
+
+
+def test_a_bottleneck_halves_the_image_in_its_3x3_convolution():
+    block = resnet.Bottleneck(4, 2, 2, rngs=nnx.Rngs(0))
+    strides = [block.conv1.strides, block.conv2.strides, block.conv3.strides]
+    assert strides == [1, 2, 1]
+    assert block.shortcut.strides == 2
