@@ -14,14 +14,29 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
-from network_shapes import resnet18_kernels, resnet50_kernels
+from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 import srigl_jax
+from srigl_jax import models
 from srigl_jax.sparsity.select import largest
 
 DELTA_T = 100
+
+
+def random_kernels(name: str, image_shape, num_classes: int) -> dict[str, jax.Array]:
+    """The kernels of a network by name, drawn from He et al.'s distribution."""
+    model = nnx.eval_shape(
+        lambda: models.create(name, image_shape, num_classes, rngs=nnx.Rngs(0))
+    )
+    plan = srigl_jax.make_plan(nnx.to_pure_dict(nnx.state(model, nnx.Param)), 0.0)
+    draw = jax.nn.initializers.he_normal()
+    keys = jax.random.split(jax.random.key(0), len(plan))
+    return {
+        layer.name: draw(key, layer.layout.shape)
+        for key, layer in zip(keys, plan.values(), strict=True)
+    }
 
 
 def selection(repeats: int = 7) -> dict[str, float]:
@@ -58,11 +73,7 @@ def resnet50_update(repeats: int = 5) -> dict[str, float]:
 
     Both include the optimizer (SGD with momentum), whose own share is given too.
     """
-    keys = jax.random.split(jax.random.key(0), 54)
-    params = {
-        name: {"kernel": jax.random.normal(key, shape)}
-        for key, (name, shape) in zip(keys, resnet50_kernels().items(), strict=True)
-    }
+    params = random_kernels("resnet50", (224, 224, 3), 1000)
     grads = jax.tree.map(lambda p: jnp.roll(p, 1), params)
     inner = optax.sgd(0.1, momentum=0.9)
     sparse = srigl_jax.srigl(inner, sparsity=0.9, t_end=1000, delta_t=DELTA_T)
@@ -84,7 +95,7 @@ def resnet18_loss(params, images, labels) -> jax.Array:
     """ResNet-18's convolutions and sums, without normalisation."""
 
     def conv(x, name, stride=1):
-        kernel = params[name]["kernel"]
+        kernel = params[f"{name}/kernel"]
         dimensions = ("NHWC", "HWIO", "NHWC")
         strides = (stride, stride)
         return jax.lax.conv_general_dilated(
@@ -94,24 +105,20 @@ def resnet18_loss(params, images, labels) -> jax.Array:
     x = jax.nn.relu(conv(images, "stem"))
     for stage in range(4):
         for block in range(2):
-            name, stride = f"stage{stage}.{block}", 2 if stage and not block else 1
-            y = jax.nn.relu(conv(x, f"{name}.conv1", stride))
-            shortcut = f"{name}.shortcut"
-            x = conv(x, shortcut, stride) if shortcut in params else x
-            x = jax.nn.relu(x + 0.1 * conv(y, f"{name}.conv2"))
-    logits = x.mean(axis=(1, 2)) @ params["head"]["kernel"]
+            name = f"blocks/{2 * stage + block}"
+            stride = 2 if stage and not block else 1
+            y = jax.nn.relu(conv(x, f"{name}/conv1", stride))
+            if stride == 2:
+                x = conv(x, f"{name}/shortcut", stride)
+            x = jax.nn.relu(x + 0.1 * conv(y, f"{name}/conv2"))
+    logits = x.mean(axis=(1, 2)) @ params["head/kernel"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean()
 
 
 def resnet18_step(repeats: int = 12) -> dict[str, float]:
     """Seconds of training steps of ResNet-18 at batch 32, and bytes of the state."""
-    keys = jax.random.split(jax.random.key(0), 21)
-    draw = jax.nn.initializers.he_normal()
-    params = {
-        name: {"kernel": draw(key, shape)}
-        for key, (name, shape) in zip(keys, resnet18_kernels().items(), strict=True)
-    }
+    params = random_kernels("resnet18", (32, 32, 3), 10)
     images = jax.random.normal(jax.random.key(1), (32, 32, 32, 3))
     labels = jnp.arange(32) % 10
     inner = optax.sgd(0.01, momentum=0.9)

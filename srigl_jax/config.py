@@ -65,6 +65,11 @@ def get_config() -> ConfigDict:
     config.model.widths = (256, 256)
     config.model.dropout = 0.0
 
+    # A safetensors file with the weights of torchvision's network of the same
+    # definition. Of sparse layers only those on the random masks remain.
+    config.pretrained = config_dict.placeholder(str)
+    config.pretrained_head = True  # False for another number of classes.
+
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.1  # At its peak; a cosine takes it to 0.
@@ -161,9 +166,12 @@ def _check_model(model) -> None:
         if name not in known:
             raise ValueError(
                 f"model.{name} is {value!r}, but {model.name} has no such option: it "
-                f"takes {', '.join(known)}. Start from a config of that network, in "
-                "which only these are set"
+                f"takes {', '.join(known) or 'none'}. Start from a config of that "
+                "network, in which only these are set"
             )
+        if isinstance(known[name], bool):
+            _choice(f"model.{name}", value, (False, True))
+            continue
         if isinstance(known[name], float):
             _within(f"model.{name}", value, 0, 1)
             continue

@@ -33,6 +33,7 @@ from srigl_jax.analysis.table import render_table
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.interrupt import GracefulStop
 from srigl_jax.metrics import MetricsWriter, read_metrics
+from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sparsity import Plan, init_masks, layer_masks, make_plan, summarize
@@ -88,7 +89,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     total_steps = steps_per_epoch * config.epochs
     topology_end = t_end(total_steps)
 
-    definition, params, model_state = split_model(make_model(config, dataset))
+    model = make_model(config, dataset)
+    if config.pretrained is not None:
+        load_torchvision(model, config.pretrained, head=config.pretrained_head)
+    definition, params, model_state = split_model(model)
     plan = make_plan(params, **plan_options(config))
     optimizer = make_optimizer(config, total_steps, steps_per_epoch)
     # Only now, so that settings which cannot work never claim the workdir.
@@ -221,10 +225,16 @@ def init_state(
     plan: Plan,
     optimizer: optax.GradientTransformation,
 ) -> State:
-    """The state before the first step: sparse weights, scaled to their fan-in."""
+    """The state before the first step: sparse weights, scaled to their fan-in.
+
+    Pretrained ones keep their values where the masks let them.
+    """
     weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     masks = init_masks(params, plan, config.seed)  # As the optimizer draws them.
-    params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
+    if config.pretrained is None:
+        params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
+    else:
+        params = srigl_jax.apply_masks(params, masks)
     state = {
         "params": params,
         "model_state": model_state,

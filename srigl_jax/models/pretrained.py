@@ -47,8 +47,8 @@ def load_torchvision(
 
     Args:
       model: ResNet, MobileNetV3 or ViT with a class token, whose definition is that of
-        torchvision's network. It is changed in place, or not at all if there is an
-        error.
+        torchvision's network; also one of shapes alone, as `nnx.eval_shape` makes it.
+        It is changed in place, or not at all if there is an error.
       path: a safetensors file of floating-point tensors.
       head: whether to load the output layer. Without, it stays as it is, as it must
         for another number of classes.
@@ -67,8 +67,8 @@ def load_torchvision(
     _check(targets, tensors, heads, path)
     for target in targets:
         value = target.convert(tensors[target.name])
-        old = target.variable[...]
-        target.variable[...] = jnp.asarray(value, old.dtype).reshape(old.shape)
+        old = target.variable.get_value()
+        target.variable.set_value(jnp.asarray(value, old.dtype).reshape(old.shape))
 
 
 def _read(path) -> dict[str, np.ndarray]:
@@ -105,7 +105,10 @@ def _check(targets, tensors, heads, path) -> None:
         if found.shape != shape:
             hint = ""
             if name in heads:
-                hint = "; for another number of classes leave it out, with head=False"
+                hint = (
+                    "; for another number of classes leave the head out: head=False, "
+                    "in a config pretrained_head"
+                )
             raise ValueError(
                 f"{path} has {name} of shape {found.shape}, but the network's has "
                 f"shape {shape}{hint}"

@@ -1,6 +1,5 @@
 """Residual networks."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,15 +10,6 @@ from srigl_jax.models import resnet
 
 def create(image_shape=(32, 32, 3), classes=10, **options):
     return models.create("resnet18", image_shape, classes, rngs=nnx.Rngs(0), **options)
-
-
-def parameters(model):
-    return jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-
-
-def test_parameters_of_the_network_for_cifar_10():
-    model = nnx.eval_shape(create)
-    assert sum(leaf.size for leaf in parameters(model)) == 11_173_962
 
 
 def test_stages_halve_the_image_and_double_the_channels():
