@@ -170,7 +170,8 @@ def _check_model(model) -> None:
                 "network, in which only these are set"
             )
         if isinstance(known[name], bool):
-            _choice(f"model.{name}", value, (False, True))
+            if not isinstance(value, bool):
+                raise ValueError(f"model.{name} is {value!r}: give True or False")
             continue
         if isinstance(known[name], float):
             _within(f"model.{name}", value, 0, 1)

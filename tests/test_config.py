@@ -5,8 +5,10 @@ import pathlib
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from srigl_jax.config import METHODS, OPTIMIZERS, get_config, validate
+from srigl_jax.models import MODELS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(path.name for path in CONFIGS.glob("[!_]*.py"))
@@ -138,6 +140,22 @@ def test_a_hidden_layer_has_a_neuron():
     config.model.hidden = 0
     with pytest.raises(ValueError, match="model.hidden is 0: give a whole number"):
         validate(config)
+
+
+def test_an_option_that_is_true_or_false_is_not_a_number():
+    config = get_config()
+    config.model = ConfigDict({"name": "resnet50", "small_images": True})
+    validate(config)
+    config.model = ConfigDict({"name": "resnet50", "small_images": 32})
+    with pytest.raises(ValueError, match="small_images is 32: give True or False"):
+        validate(config)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_can_be_chosen_by_its_name_alone(name):
+    config = get_config()
+    config.model = ConfigDict({"name": name})
+    validate(config)
 
 
 def test_options_of_a_network_that_are_not_set_are_its_own_defaults():

@@ -454,3 +454,27 @@ def test_a_wrong_command_gets_a_clear_error(tmp_path, arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_are_asked_for_before_the_workdir_is_claimed(
+    data_dir, tmp_path
+):
+    config = tiny(data_dir, pretrained="resnet18.safetensors")
+    with pytest.raises(ValueError, match="torchvision has no pretrained MLP"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_keep_their_values_on_the_masks(data_dir):
+    config = tiny(data_dir, pretrained="weights.safetensors")
+    params = {"hidden": {"kernel": jnp.arange(1.0, 129.0).reshape(16, 8)}}
+    params["head"] = {"kernel": jnp.full((8, 4), 2.0), "bias": jnp.ones(4)}
+    plan = make_plan(params, **train_module.plan_options(config))
+    optimizer = train_module.make_optimizer(config, 66, 22)
+    state = train_module.init_state(config, params, {}, plan, optimizer)
+    masks = init_masks(params, plan, config.seed)
+    hidden = state["params"]["hidden"]["kernel"]
+    kept = masks["hidden"]["kernel"]
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_array_equal(hidden, params["hidden"]["kernel"] * kept)
+    np.testing.assert_array_equal(state["params"]["head"]["bias"], jnp.ones(4))
