@@ -1,12 +1,12 @@
 """Counts worked by hand, and the published ones of ResNet-50."""
 
-import math
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from network_shapes import resnet50_kernels
+from flax import nnx
 
 from srigl_jax.analysis.flops import (
     LayerShape,
@@ -17,8 +17,11 @@ from srigl_jax.analysis.flops import (
     masked_flops,
     training_flops,
 )
+from srigl_jax.analysis.network import read_network
 from srigl_jax.condensed import condense
+from srigl_jax.models import ResNet50
 from srigl_jax.sparsity.distribution import erk
+from srigl_jax.sparsity.layout import leaf_name
 
 LINEAR = LayerShape("linear", fan_in=4, neurons=3)
 
@@ -59,20 +62,15 @@ def test_a_full_mask_costs_what_the_dense_layer_does():
     assert masked_flops(layer, np.full(5, 7)) == inference_flops(layer)
 
 
+@functools.cache
 def resnet50():
-    """Its layers at 224x224: each convolution with its norm folded and a ReLU."""
-    layers = []
-    for name, shape in resnet50_kernels().items():
-        stage, is_conv = name.partition(".")[0], len(shape) == 4
-        side = {"conv1": 112, "fc": 1}.get(name) or 112 >> int(stage[-1])
-        if name.endswith(".0.conv1") and stage != "layer1":
-            side *= 2  # The stride is that of the 3x3 convolution after it.
-        layers.append(
-            LayerShape(
-                name, math.prod(shape[:-1]), shape[-1], side**2, True, has_relu=is_conv
-            )
-        )
-    return layers
+    """Its layers at 224x224, and the shapes of their kernels by name."""
+    shape = (224, 224, 3)
+    model = nnx.eval_shape(lambda: ResNet50(shape, 1000, rngs=nnx.Rngs(0)))
+    params = jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param))
+    kernels = {leaf_name(path): leaf.shape for path, leaf in params}
+    layers = read_network(model, shape).layers
+    return layers, {x.name: kernels[x.name] for x in layers}
 
 
 def flops_of(layers, densities=None):
@@ -81,7 +79,7 @@ def flops_of(layers, densities=None):
 
 
 def test_resnet50_has_the_published_flops():
-    layers = resnet50()
+    layers, _ = resnet50()
     assert sum(map(macs, layers)) == 4_089_184_256
     assert flops_of(layers) == 8_189_482_496
 
@@ -91,9 +89,9 @@ def test_resnet50_has_the_published_flops():
     [(0.8, "0.414592", "0.416524"), (0.9, "0.242868", "0.245367")],
 )
 def test_sparse_resnet50_has_the_published_shares(sparsity, inference, training):
-    layers = resnet50()
+    layers, kernels = resnet50()
     dense = flops_of(layers)
-    sparse = flops_of(layers, erk(resnet50_kernels(), sparsity))
+    sparse = flops_of(layers, erk(kernels, sparsity))
     assert f"{sparse / dense:.6f}" == inference
     spent = training_flops("srigl", dense, sparse, delta_t=100)
     assert f"{spent / training_flops('dense', dense, dense):.6f}" == training
