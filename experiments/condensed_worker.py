@@ -174,7 +174,7 @@ def trained_points(workdir: str, only: tuple[str, ...]) -> Iterator[tuple]:
         )
         if not is_masked_node(mask)
     }
-    image_shape = trained.dataset.train.images.shape[1:]
+    image_shape = trained.dataset.image_shape
     calls = layer_calls(trained.model, list(masks), (1, *image_shape))
     for name in sorted(masks, key=lambda n: -masks[n].size)[:6]:
         mask, side = masks[name], calls[name][0].given.shape
@@ -210,7 +210,7 @@ def networks(options: Options) -> Iterator[Callable[[], condensed_networks.Netwo
 
         def make():
             trained = load_trained(options.workdir)
-            shape = trained.dataset.train.images.shape[1:]
+            shape = trained.dataset.image_shape
             title = f"trained {trained.config.model.name}"
             return condensed_networks.Network(
                 title, shape, trained.model, trained.masks

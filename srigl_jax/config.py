@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict, config_dict
 
+from srigl_jax.data import DATASETS
+from srigl_jax.data.randaugment import MAX_MAGNITUDE
 from srigl_jax.models import MODELS
 from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
 
@@ -26,6 +28,7 @@ VIEW_FIELDS = (
     "tensorboard",
     "dataset.data_dir",
     "dataset.source_dir",
+    "dataset.workers",
 )
 
 
@@ -59,6 +62,21 @@ def get_config() -> ConfigDict:
     # To choose settings by: this many training examples are evaluated on instead of
     # the test split, and not trained on.
     config.dataset.validation = 0
+    # Height, width, channels: imagenet2012 is cropped to them, synthetic is made so,
+    # other sets are padded with zeros. () for those of the set.
+    config.dataset.image_shape = ()
+    config.dataset.workers = 0  # Processes that decode imagenet2012; 0 for threads.
+    config.dataset.classes = 10  # Of synthetic, as is the next.
+    config.dataset.examples = 2048
+
+    # Of training images, on the device, in this order; nothing by default.
+    config.augment = ConfigDict()
+    config.augment.crop_padding = 0  # Reflected pixels to crop from, on each side.
+    config.augment.flip = False
+    config.augment.randaugment = 0  # Operations on each image.
+    config.augment.magnitude = 9  # Of these, up to 30.
+    config.augment.mixup = 0.0  # Parameter of the beta distribution; 0 is off.
+    config.augment.cutmix = 0.0  # Likewise; with both, one at random for each batch.
 
     config.model = ConfigDict()
     config.model.name = "mlp"
@@ -95,6 +113,7 @@ def validate(config: ConfigDict) -> None:
     _choice("method", config.method, METHODS)
     _choice("distribution", config.distribution, DISTRIBUTIONS)
     _choice("growth_candidates", config.growth_candidates, ("inactive", "all"))
+    _choice("dataset.name", config.dataset.name, DATASETS)
     _choice("model.name", config.model.name, MODELS)
     _check_model(config.model)
     _choice("optimizer.name", config.optimizer.name, OPTIMIZERS)
@@ -109,6 +128,8 @@ def validate(config: ConfigDict) -> None:
     _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
     _within("seed", config.seed, 0, 2**31 - 1)
     _within("dataset.validation", config.dataset.validation, 0)
+    _check_data(config.dataset)
+    _check_augment(config.augment)
     at_least_one = ("epochs", "batch_size", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
@@ -149,6 +170,26 @@ def _fields(config, prefix="") -> Iterator[str]:
             yield from (f"model.{key}" for key in value if key == "name")
         else:
             yield from _fields(value, f"{prefix}{name}.")
+
+
+def _check_data(dataset) -> None:
+    _within("dataset.workers", dataset.workers, 0)
+    for name in ("classes", "examples"):
+        _within(f"dataset.{name}", dataset[name], 1)
+    shape = dataset.image_shape
+    sizes = shape if isinstance(shape, tuple | list) else [shape]
+    if len(sizes) not in (0, 3) or not all(
+        isinstance(n, int) and n >= 1 for n in sizes
+    ):
+        raise ValueError(
+            f"dataset.image_shape is {shape!r}: give height, width and channels, or ()"
+        )
+
+
+def _check_augment(augment) -> None:
+    for name in ("crop_padding", "randaugment", "mixup", "cutmix"):
+        _within(f"augment.{name}", augment[name], 0)
+    _within("augment.magnitude", augment.magnitude, 0, MAX_MAGNITUDE)
 
 
 def _check_model(model) -> None:

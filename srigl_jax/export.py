@@ -221,7 +221,8 @@ def _check_difference(
     trained: Trained, description: Description, output: Path, run: Callable
 ) -> None:
     """Runs what was written beside the masked network it was made from."""
-    images = trained.dataset.test.images[:_CHECKED_IMAGES]
+    count = min(_CHECKED_IMAGES, trained.dataset.num_test)
+    images = next(trained.dataset.eval_batches(count))["image"]
     definition, state = nnx.split(trained.model)
 
     @jax.jit

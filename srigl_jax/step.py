@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from srigl_jax.data.augment import Augment
+
 State = dict[str, Any]
 """params, model_state (batch statistics), opt_state, rng (key data), and step: the
 number of optimizer steps taken, which is also the position in the data. What else is in
@@ -21,6 +23,8 @@ it, such as explored weights, a training step passes on as it is."""
 
 Batch = dict[str, np.ndarray]
 Forward = Callable[..., tuple[jax.Array, Any]]
+
+_AUGMENTATION = 2**32 - 1  # Folded into the key; no step is as large.
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -34,9 +38,10 @@ def make_forward(
 ) -> Forward:
     """Returns `forward(params, model_state, images, key=None) -> logits, model_state`.
 
-    Images are uint8[batch, height, width, channels]; mean and std are of their
-    channels. With a PRNG key the network is in training mode: dropout drops, and
-    batch statistics are those of the batch.
+    Images are [batch, height, width, channels], uint8 or, where augmentation has mixed
+    them, float32 in the same units; mean and std are of their channels. With a PRNG key
+    the network is in training mode: dropout drops, and batch statistics are those of
+    the batch.
     """
     mean, std = np.float32(mean), np.float32(std)
 
@@ -59,8 +64,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
+    augment: Augment | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """Returns the compiled step `(state, batch) -> state, measured`.
+
+    `augment(key, batch) -> batch` comes first, with a key of the state's rng and step.
+    If it gives the batch a "target", f32[batch, classes], that takes the place of the
+    labels, and is smoothed as they are.
 
     The state passed in is donated. Measured are f32[]: loss, accuracy and gradient_norm
     of the batch before the step, weight_norm after it.
@@ -69,7 +79,9 @@ def make_train_step(
     def loss_of(params, state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
         logits, model_state = forward(params, state["model_state"], batch["image"], key)
-        labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
+        labels = batch.get("target")
+        if labels is None:
+            labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
         labels = optax.smooth_labels(labels, label_smoothing)
         loss = optax.softmax_cross_entropy(logits, labels).mean()
         accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
@@ -77,6 +89,8 @@ def make_train_step(
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state, batch):
+        if augment:
+            batch = augment(_augmentation_key(state), batch)
         params = state["params"]
         (loss, (model_state, accuracy)), grads = jax.value_and_grad(
             loss_of, has_aux=True
@@ -98,6 +112,13 @@ def make_train_step(
         return state, measured
 
     return train_step
+
+
+def _augmentation_key(state: State) -> jax.Array:
+    """A key for each step that no other use of the state's rng shares."""
+    key = jax.random.wrap_key_data(state["rng"])
+    key = jax.random.fold_in(key, jnp.uint32(_AUGMENTATION))
+    return jax.random.fold_in(key, state["step"])
 
 
 def make_evaluate(

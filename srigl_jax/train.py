@@ -31,6 +31,7 @@ from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.report import write_report
 from srigl_jax.analysis.table import render_table
 from srigl_jax.checkpoint import Checkpoints
+from srigl_jax.data.augment import make_augment
 from srigl_jax.interrupt import GracefulStop
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
@@ -51,6 +52,8 @@ from srigl_jax.step import (
     split_model,
 )
 from srigl_jax.workdir import check_config, write_atomically
+
+_EVAL_BATCH = 512
 
 
 class Stopped(Exception):
@@ -79,13 +82,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
     """
     config_lib.validate(config)
-    dataset = data.load(
-        config.dataset.name,
-        data_dir=config.dataset.data_dir,
-        source_dir=config.dataset.source_dir,
-    )
-    dataset = data.hold_out(dataset, config.dataset.validation)
-    steps_per_epoch = data.steps_per_epoch(len(dataset.train), config.batch_size)
+    dataset = data.load(**config.dataset.to_dict())
+    steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     topology_end = t_end(total_steps)
 
@@ -95,6 +93,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     definition, params, model_state = split_model(model)
     plan = make_plan(params, **plan_options(config))
     optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+    augment = make_augment(
+        dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
+    )
     # Only now, so that settings which cannot work never claim the workdir.
     check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
     write_atomically(workdir / "environment.json", _json(_environment(config)))
@@ -103,7 +104,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     forward = make_forward(definition, dataset.mean, dataset.std)
     evaluate = make_evaluate(forward)
     train_step = make_train_step(
-        forward, optimizer, label_smoothing=config.label_smoothing
+        forward,
+        optimizer,
+        label_smoothing=config.label_smoothing,
+        augment=augment,
     )
 
     with (
@@ -120,10 +124,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if step == 0:
             metrics.write("topology", 0, layers=_topology(state, plan))
         scores = None
+        batches = dataset.train_batches(config.seed, config.batch_size, start=step)
         while step < total_steps and stop.received is None:
-            batch = data.train_batch(dataset, config.seed, step, config.batch_size)
             updates_topology = update_due(step, config.delta_t, topology_end)
-            state, measured = train_step(state, batch)
+            state, measured = train_step(state, next(batches))
             step += 1
             monitor.add(measured)
             display.update(step)
@@ -133,7 +137,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 state = _explored_further(state, plan)
                 metrics.write("topology", step, layers=_topology(state, plan))
             if step % config.eval_every == 0 or step == total_steps:
-                scores = evaluate(state, data.eval_batches(dataset.test, 512))
+                scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
                 metrics.write("eval", step, **scores)
             if step % config.checkpoint_every == 0 or step == total_steps:
                 monitor.check()
@@ -147,7 +151,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 "command resumes",
             )
         if scores is None:  # The run was finished before.
-            scores = evaluate(state, data.eval_batches(dataset.test, 512))
+            scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
         history = read_metrics(metrics.path)
     result = scores | {"steps": step, "seconds": _seconds(history)}
     return _finish(config, workdir, dataset, state, plan, history, result)
@@ -158,7 +162,7 @@ def make_model(config: ConfigDict, dataset: data.Dataset) -> nnx.Module:
     options = config.model.to_dict()
     return models.create(
         options.pop("name"),
-        dataset.train.images.shape[1:],
+        dataset.image_shape,
         dataset.num_classes,
         rngs=nnx.Rngs(config.seed),
         **options,
@@ -327,9 +331,7 @@ def _finish(
             "versions": _environment(config)["versions"],
         },
         # The first layer of no other network reads the flattened image.
-        image_shape=(
-            dataset.train.images.shape[1:] if config.model.name == "mlp" else None
-        ),
+        image_shape=dataset.image_shape if config.model.name == "mlp" else None,
     )
     print(render_table(rows))
     print(

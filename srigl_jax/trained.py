@@ -51,7 +51,7 @@ class Trained:
             model=options.pop("name"),
             options=options,
             dataset=self.dataset.name,
-            image_shape=self.dataset.train.images.shape[1:],
+            image_shape=self.dataset.image_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
             class_names=self.dataset.class_names,
@@ -78,17 +78,14 @@ def load_trained(
     """
     workdir = Path(workdir)
     config = _read_config(workdir)
-    fields = config.dataset
-    dataset = data.load(
-        fields.name,
-        data_dir=data_dir or fields.data_dir,
-        source_dir=source_dir or fields.source_dir,
-    )
-    dataset = data.hold_out(dataset, fields.validation)
+    fields = config.dataset.to_dict()
+    fields["data_dir"] = data_dir or fields["data_dir"]
+    fields["source_dir"] = source_dir or fields["source_dir"]
+    dataset = data.load(**fields)
     model = train.make_model(config, dataset)
     definition, params, model_state = split_model(model)
     plan = make_plan(params, **train.plan_options(config))
-    steps_per_epoch = data.steps_per_epoch(len(dataset.train), config.batch_size)
+    steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
     optimizer = train.make_optimizer(
         config, steps_per_epoch * config.epochs, steps_per_epoch
     )

@@ -13,6 +13,7 @@ import pytest
 from runs import bits, recorded_steps, records, result, tiny, tiny_convnet
 
 from srigl_jax import train as train_lib
+from srigl_jax.data import InMemoryDataset
 from srigl_jax.train import Stopped, train
 
 CONFIGS = {
@@ -56,14 +57,16 @@ def long_run(data_dir, tmp_path_factory):
 
 def before_step(monkeypatch, number, action):
     """Calls `action` when the batch of step `number`, from 1, is asked for."""
-    train_batch = train_lib.data.train_batch
+    train_batches = InMemoryDataset.train_batches
 
-    def batch_of(dataset, seed, step, batch_size):
-        if step + 1 == number:
-            action()
-        return train_batch(dataset, seed, step, batch_size)
+    def batches_of(dataset, seed, batch_size, *, start):
+        batches = train_batches(dataset, seed, batch_size, start=start)
+        for step, batch in enumerate(batches, start):
+            if step + 1 == number:
+                action()
+            yield batch
 
-    monkeypatch.setattr(train_lib.data, "train_batch", batch_of)
+    monkeypatch.setattr(InMemoryDataset, "train_batches", batches_of)
 
 
 def terminate():
@@ -121,7 +124,9 @@ def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(
 
 def test_a_finished_run_is_not_trained_again(long_run, data_dir, monkeypatch, capsys):
     before = (long_run / "result.json").read_text()
-    monkeypatch.setattr(train_lib.data, "train_batch", crash)
+    monkeypatch.setattr(
+        InMemoryDataset, "train_batches", lambda *args, **kwargs: map(crash, [0])
+    )
     train(tiny(data_dir, **LONG), long_run)
     assert f"finished before, after {LONG_STEPS} steps" in capsys.readouterr().out
     assert (long_run / "result.json").read_text() == before

@@ -1,22 +1,21 @@
-"""Data sets in memory, and their batches as a pure function of seed and step."""
+"""Data sets, and their batches as a pure function of seed and step."""
 
-from srigl_jax.data.batches import (
-    batch_indices,
-    eval_batches,
-    steps_per_epoch,
-    train_batch,
-)
-from srigl_jax.data.datasets import Dataset, Split, hold_out, load
+from srigl_jax.data.batches import batch_indices, steps_per_epoch
+from srigl_jax.data.dataset import Batch, Dataset
+from srigl_jax.data.datasets import DATASETS, load
 from srigl_jax.data.fashion_mnist import MissingFilesError
+from srigl_jax.data.in_memory import InMemoryDataset, Split
+from srigl_jax.data.streamed import StreamedDataset
 
 __all__ = [
+    "DATASETS",
+    "Batch",
     "Dataset",
+    "InMemoryDataset",
     "MissingFilesError",
     "Split",
+    "StreamedDataset",
     "batch_indices",
-    "eval_batches",
-    "hold_out",
     "load",
     "steps_per_epoch",
-    "train_batch",
 ]

@@ -7,13 +7,8 @@ are left out of that epoch.
 """
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
-
-from srigl_jax.data.datasets import Dataset, Split
-
-Batch = dict[str, np.ndarray]
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -56,43 +51,36 @@ def batch_indices(
     return _permutation(seed, epoch, num_examples)[start : start + batch_size]
 
 
-def train_batch(dataset: Dataset, seed: int, step: int, batch_size: int) -> Batch:
-    """Returns the training batch of one step; see `batch_indices`.
+def process_rows(batch_size: int, process_index: int, process_count: int) -> range:
+    """Returns the rows of each batch that one of several processes holds.
 
-    Returns:
-      image: uint8[batch_size, H, W, C]; label: int32[batch_size].
-
-    Raises:
-      ValueError: As `batch_indices`.
-    """
-    split = dataset.train
-    chosen = batch_indices(seed, step, num_examples=len(split), batch_size=batch_size)
-    return {"image": split.images[chosen], "label": split.labels[chosen]}
-
-
-def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Yields every example of a split once, in order, in batches of one shape.
-
-    The last batch is filled up with zeros of weight 0, so one compiled function serves
-    all batches and a weighted mean is the mean over the split.
-
-    Yields:
-      image: uint8[batch_size, H, W, C]; label: int32[batch_size];
-      weight: float32[batch_size], 1 for an example and 0 for filling.
+    They are consecutive and in the order of the processes, as a batch is laid out on
+    the devices of all hosts.
 
     Raises:
-      ValueError: `batch_size` is below 1.
+      ValueError: There is no such process, `batch_size` is below 1, or not a multiple
+        of `process_count`.
     """
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index}, but must lie between 0 and one less "
+            f"than process_count, {process_count}."
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
-    for start in range(0, len(split), batch_size):
-        chosen = slice(start, start + batch_size)
-        labels = split.labels[chosen]
-        yield {
-            "image": _filled(split.images[chosen], batch_size),
-            "label": _filled(labels, batch_size),
-            "weight": _filled(np.ones(len(labels), np.float32), batch_size),
-        }
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}, but {process_count} processes share each "
+            f"batch: give a multiple of {process_count}."
+        )
+    rows = batch_size // process_count
+    return range(process_index * rows, (process_index + 1) * rows)
+
+
+def fill(array: np.ndarray, length: int) -> np.ndarray:
+    """Returns the array with zeros behind, up to a length of its first axis."""
+    missing = length - len(array)
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
 
 # The current epoch and, for evaluation in between or a second run, another one.
@@ -103,8 +91,3 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     permutation = generator.permutation(num_examples)
     permutation.flags.writeable = False
     return permutation
-
-
-def _filled(array: np.ndarray, length: int) -> np.ndarray:
-    missing = length - len(array)
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))

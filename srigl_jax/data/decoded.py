@@ -24,26 +24,27 @@ _CHUNK = 500
 Arrays = dict[str, np.ndarray]
 
 
-def read(builder: tfds.core.DatasetBuilder) -> Arrays:
+def read(builder: tfds.core.DatasetBuilder, order: str | None = None) -> Arrays:
     """Reads the train and test splits of a prepared builder.
 
     Args:
       builder: Prepared as array_record, with the features "image" (uint8) and "label".
+      order: The feature by whose values the examples are to be sorted, if any.
 
     Returns:
       `{split}_images`, uint8[N, H, W, C], and `{split}_labels`, int32[N], in the order
-      of the records.
+      of the records, or as `order` has it.
     """
     directory = pathlib.Path(builder.data_dir)
     copy = directory / f"decoded-{_digest(directory)[:16]}.npz"
     arrays = _load(copy)
     if arrays is None:
-        arrays = _decode(builder, "train") | _decode(builder, "test")
+        arrays = _decode(builder, "train", order) | _decode(builder, "test", order)
         _save(copy, arrays)
     return arrays
 
 
-def _decode(builder: tfds.core.DatasetBuilder, split: str) -> Arrays:
+def _decode(builder: tfds.core.DatasetBuilder, split: str, order) -> Arrays:
     # PNG is decoded here, because tensorflow-datasets picks a decoder by what happens
     # to be installed, and logs a warning when that is not OpenCV.
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -51,6 +52,7 @@ def _decode(builder: tfds.core.DatasetBuilder, split: str) -> Arrays:
     shape = builder.info.features["image"].shape
     images = np.empty((len(source), *shape), np.uint8)
     labels = np.empty(len(source), np.int32)
+    places = []
     chunks = rich.progress.track(
         range(0, len(source), _CHUNK),
         description=f"Decoding {builder.name}, {split}",
@@ -64,6 +66,11 @@ def _decode(builder: tfds.core.DatasetBuilder, split: str) -> Arrays:
             with PIL.Image.open(io.BytesIO(example["image"])) as image:
                 images[key] = np.asarray(image).reshape(shape)
             labels[key] = example["label"]
+            if order:
+                places.append(example[order])
+    if order:
+        sorting = np.argsort(places, kind="stable")
+        images, labels = images[sorting], labels[sorting]
     return {f"{split}_images": images, f"{split}_labels": labels}
 
 

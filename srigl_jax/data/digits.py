@@ -11,6 +11,7 @@ the same share of both to within one example, and depends on no random generator
 """
 
 import os
+import pathlib
 
 import numpy as np
 import PIL.Image
@@ -27,12 +28,15 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     RELEASE_NOTES = {"1.0.0": "Every fifth example of each class is a test example."}
 
     @staticmethod
-    def find_source(source_dir: str | os.PathLike[str] | None) -> None:
+    def find_source(
+        source_dir: str | os.PathLike[str] | None, manual_dir: pathlib.Path
+    ) -> None:
         """Refuses a source directory: the images come with scikit-learn.
 
         Raises:
           ValueError: `source_dir` is given.
         """
+        del manual_dir
         if source_dir:
             raise ValueError(
                 f"source_dir is {str(source_dir)!r}, but digits comes with "

@@ -76,15 +76,20 @@ class FashionMNIST(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
     @staticmethod
-    def find_source(source_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+    def find_source(
+        source_dir: str | os.PathLike[str] | None,
+        manual_dir: pathlib.Path | None = None,
+    ) -> pathlib.Path:
         """Returns the directory that holds the four files.
 
         Args:
           source_dir: Where to look; None for the directory of Debian's package.
+          manual_dir: Not looked at.
 
         Raises:
           MissingFilesError: A file is missing there, both as such and with ".gz".
         """
+        del manual_dir
         directory = pathlib.Path(source_dir or DEBIAN_DIR).expanduser()
         missing = [name for name in SHA256 if _find(directory, name) is None]
         if missing:

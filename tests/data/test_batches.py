@@ -1,20 +1,9 @@
 import numpy as np
 import pytest
 
-from srigl_jax.data import batches, datasets
+from srigl_jax.data import batches
 
 N = 10
-
-
-@pytest.fixture
-def split():
-    images = np.arange(N, dtype=np.uint8).reshape(N, 1, 1, 1)
-    return datasets.Split(images, np.arange(N, dtype=np.int32))
-
-
-@pytest.fixture
-def dataset(split):
-    return datasets.Dataset("ten", split, split, ("0",) * N, (4.5,), (1.0,))
 
 
 def indices(step, seed=0, batch_size=3):
@@ -80,37 +69,18 @@ def test_negative_step_is_an_error():
         indices(-1)
 
 
-def test_train_batch_pairs_images_with_their_labels(dataset):
-    batch = batches.train_batch(dataset, seed=0, step=4, batch_size=3)
-    assert batch["image"].shape == (3, 1, 1, 1)
-    assert batch["image"].dtype == np.uint8
-    assert batch["label"].dtype == np.int32
-    assert batch["label"].tolist() == indices(4).tolist()
-    assert batch["image"].ravel().tolist() == indices(4).tolist()
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_rows_of_all_processes_are_the_batch_in_order(count):
+    rows = [batches.process_rows(8, index, count) for index in range(count)]
+    assert [row for part in rows for row in part] == list(range(8))
 
 
-def test_eval_batches_hold_every_example_once_in_order(split):
-    seen = [b["label"][b["weight"] == 1] for b in batches.eval_batches(split, 4)]
-    assert np.concatenate(seen).tolist() == list(range(N))
+def test_a_batch_that_processes_cannot_share_is_an_error():
+    with pytest.raises(ValueError, match="batch_size is 10.* give a multiple of 4"):
+        batches.process_rows(10, 0, 4)
 
 
-def test_eval_batches_all_have_one_shape(split):
-    shapes = {b["image"].shape for b in batches.eval_batches(split, 4)}
-    assert shapes == {(4, 1, 1, 1)}
-
-
-def test_filling_of_the_last_eval_batch_has_weight_zero(split):
-    *_, last = batches.eval_batches(split, 4)
-    assert last["weight"].tolist() == [1, 1, 0, 0]
-    assert last["weight"].dtype == np.float32
-    assert last["label"].tolist() == [8, 9, 0, 0]
-
-
-def test_eval_batch_may_exceed_the_split(split):
-    (only,) = batches.eval_batches(split, 16)
-    assert only["weight"].sum() == N
-
-
-def test_eval_batch_size_below_one_is_an_error(split):
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        next(batches.eval_batches(split, 0))
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_process_that_there_is_not_is_an_error(index, count):
+    with pytest.raises(ValueError, match=f"process_index is {index}.*{count}"):
+        batches.process_rows(8, index, count)

@@ -139,7 +139,7 @@ def test_losing_the_race_to_prepare_takes_what_the_winner_prepared(
 
 def test_held_out_examples_take_the_place_of_the_test_split(prepared):
     whole = datasets.load("digits", data_dir=prepared)
-    part = datasets.hold_out(whole, 100)
+    part = whole.hold_out(100)
     np.testing.assert_array_equal(part.test.images, whole.train.images[-100:])
     np.testing.assert_array_equal(part.test.labels, whole.train.labels[-100:])
     np.testing.assert_array_equal(part.train.images, whole.train.images[:-100])
@@ -149,10 +149,10 @@ def test_held_out_examples_take_the_place_of_the_test_split(prepared):
 
 def test_nothing_held_out_leaves_the_data_set(prepared):
     whole = datasets.load("digits", data_dir=prepared)
-    assert datasets.hold_out(whole, 0) is whole
+    assert whole.hold_out(0) is whole
 
 
 def test_holding_out_everything_is_refused(prepared):
     whole = datasets.load("digits", data_dir=prepared)
     with pytest.raises(ValueError, match="dataset.validation is .* fewer than"):
-        datasets.hold_out(whole, len(whole.train))
+        whole.hold_out(len(whole.train))
