@@ -92,8 +92,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
       images: [B, H, W, C], of any type.
       padding: At most one less than height and width.
     """
-    count, height, width, _ = images.shape
-    offsets = jax.random.randint(key, (2, count), -padding, padding + 1)
+    offsets = jax.random.randint(key, (2, len(images)), -padding, padding + 1)
     return crop_at(images, *offsets)
 
 
@@ -105,11 +104,10 @@ def crop_at(images: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
       down: int[B], row of the image that becomes the first; may be negative.
       right: int[B], likewise of columns.
     """
-    count, height, width, _ = images.shape
+    _, height, width, _ = images.shape
     rows = _reflected(jnp.arange(height) + down[:, None], height)
     columns = _reflected(jnp.arange(width) + right[:, None], width)
-    example = jnp.arange(count)[:, None, None]
-    return images[example, rows[:, :, None], columns[:, None, :]]
+    return jax.vmap(lambda image, i, j: image[i[:, None], j])(images, rows, columns)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -93,9 +93,9 @@ def _move(images, chosen, level):
     column = jnp.floor(x + _select(chosen, dx, nowhere)).astype(jnp.int32)
     row = jnp.floor(y + _select(chosen, dy, nowhere)).astype(jnp.int32)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    example = jnp.arange(count)[:, None, None]
     row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
-    return jnp.where(inside[..., None], images[example, row, column], jnp.uint8(0))
+    moved = jax.vmap(lambda image, i, j: image[i, j])(images, row, column)
+    return jnp.where(inside[..., None], moved, jnp.uint8(0))
 
 
 def _blend(images, chosen, factor):
@@ -109,11 +109,9 @@ def _blend(images, chosen, factor):
 def _map_values(images, chosen, factor, magnitude):
     """Replaces values of each channel by what a table of its own has for them."""
     count, _, _, channels = images.shape
-    # Where each pixel's value is in the flat [B, C, 256]: a single index is fastest.
-    first = 256 * jnp.arange(count * channels).reshape(count, 1, 1, channels)
-    places = (first + images).ravel()
-    counts = jnp.zeros(count * channels * 256, jnp.int32)
-    counts = counts.at[places].add(1, mode="promise_in_bounds")
+    # Where each pixel's value is in an image's table: a single index is fastest.
+    places = images + 256 * jnp.arange(channels)
+    counts = jax.vmap(_count, (0, None))(places, 256 * channels)
     counts = counts.reshape(count, channels, 256)
     value = jnp.arange(256)
     factor = factor[:, None, None]
@@ -129,8 +127,13 @@ def _map_values(images, chosen, factor, magnitude):
         "equalize": _equalize(counts),
     }
     same = jnp.broadcast_to(value, counts.shape)
-    table = _select(chosen, tables, same).astype(jnp.uint8).ravel()
-    return table.at[places].get(mode="promise_in_bounds").reshape(images.shape)
+    table = _select(chosen, tables, same).astype(jnp.uint8).reshape(count, -1)
+    return jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds"))(table, places)
+
+
+def _count(places, length):
+    counts = jnp.zeros(length, jnp.int32)
+    return counts.at[places.ravel()].add(1, mode="promise_in_bounds")
 
 
 def _between(plainer, value, factor):
