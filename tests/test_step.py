@@ -167,3 +167,40 @@ def test_evaluation_is_the_mean_over_examples_without_the_padding():
     loss = -(2 * np.log(0.75) + np.log(0.25)) / 3
     assert scores["loss"] == pytest.approx(loss)
     assert {type(value) for value in scores.values()} == {float}
+
+
+def test_a_target_takes_the_place_of_the_labels_and_is_smoothed_like_them():
+    logits = np.array([[1.0, 2.0, 0.0], [0.5, 0.0, 3.0]], np.float32)
+    target = np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]], np.float32)
+    optimizer = optax.sgd(0.0)
+    step = make_train_step(
+        table,
+        optimizer,
+        label_smoothing=0.3,
+        augment=lambda key, batch: batch | {"target": jnp.asarray(target)},
+    )
+    state = state_of({"logits": jnp.asarray(logits)}, optimizer)
+    _, measured = step(state, batch_of([0, 1], [0, 2]))
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -((0.7 * target + 0.1) * log_probs).sum(-1).mean()
+    np.testing.assert_allclose(measured["loss"], expected, rtol=1e-6)
+
+
+def test_the_key_of_augmentation_is_of_the_step_and_not_that_of_dropout():
+    def augment(key, batch):
+        return batch | {"target": jnp.zeros((1, 3)) + jax.random.uniform(key, (1, 3))}
+
+    def forward(params, model_state, images, key=None):
+        return params["logits"], jax.random.uniform(key, (1, 3))
+
+    optimizer = optax.sgd(0.0)
+    step = make_train_step(forward, optimizer, augment=augment)
+    state = state_of({"logits": jnp.zeros((1, 3))}, optimizer, jnp.zeros((1, 3)))
+    losses = []
+    for _ in range(2):
+        state, measured = step(state, batch_of([0], [0]))
+        losses.append(float(measured["loss"]))
+    # The loss is log 3 times the sum of the target.
+    dropout_draw = np.log(3) * np.asarray(state["model_state"]).sum()
+    assert losses[0] != losses[1]
+    assert losses[1] != pytest.approx(dropout_draw, rel=1e-4)

@@ -20,6 +20,9 @@ CONFIGS = {
     "srigl": lambda data_dir: tiny(data_dir, gradient_window=3),
     "set": lambda data_dir: tiny(data_dir, method="set", optimizer__name="adamw"),
     "convnet": tiny_convnet,
+    "augmented": lambda data_dir: tiny_convnet(
+        data_dir, augment__crop_padding=1, augment__flip=True, augment__mixup=0.2
+    ),
 }
 STEPS = 66
 
