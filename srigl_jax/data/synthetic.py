@@ -45,7 +45,8 @@ def make(
 
     def draw(count: int) -> Split:
         labels = np.arange(count, dtype=np.int32) % classes
-        images = patches[labels][:, rows][:, :, columns]
+        # Example by example in memory, as batches are gathered, which indexing is not.
+        images = np.ascontiguousarray(patches[labels][:, rows][:, :, columns])
         # From -64 to 63; pixels of 8 bits wrap, but none of these reach the ends.
         images += rng.integers(0, 128, images.shape, np.uint8)
         images -= np.uint8(64)

@@ -16,6 +16,10 @@ def test_shape_classes_and_examples_are_as_asked():
     assert loaded.num_classes == 7
 
 
+def test_examples_lie_in_memory_one_after_the_other():
+    assert load(examples=20).train.images.flags.c_contiguous
+
+
 def test_classes_are_equally_frequent():
     counts = np.bincount(load(classes=7, examples=50).train.labels, minlength=7)
     assert set(counts.tolist()) == {7, 8}
