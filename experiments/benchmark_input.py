@@ -6,8 +6,8 @@ Prints a table and writes results/benchmark_input.json. Images of CIFAR-10's siz
 gather of a batch from memory, augmentation on the device, and both as the trainer does
 them, beside the copy of a batch, which nothing can beat. Images of ImageNet's size:
 JPEGs made up for the purpose (500 x 375, as they are there on average) through Grain,
-decoded and cropped in threads and in 1 and 2 worker processes. Takes about three
-minutes on two cores.
+decoded and cropped in threads and in 1 and 2 worker processes. Takes about a minute
+on two cores.
 """
 
 import itertools
