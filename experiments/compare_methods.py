@@ -12,7 +12,6 @@ in Markdown, with the standard deviation where there are several seeds.
 
 import argparse
 import datetime
-import importlib.util
 import json
 import os
 import subprocess
@@ -24,11 +23,10 @@ from typing import Any
 
 import measure
 import numpy as np
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from srigl_jax.config import VIEW_FIELDS
+from srigl_jax.config import VIEW_FIELDS, load_config
 from srigl_jax.workdir import check_config
 
 METHODS = {
@@ -41,15 +39,6 @@ METHODS = {
 }
 
 Results = dict[tuple[str, float, int], dict[str, Any]]
-
-
-def load_config(config: str) -> ConfigDict:
-    """The config of a file, `configs/name.py` or `configs/name.py:argument`."""
-    path, _, argument = config.partition(":")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*filter(None, [argument]))
 
 
 def run(overrides: dict[str, Any], config: str, workdir: Path, core: int) -> dict:

@@ -5,6 +5,7 @@ in configs/ starts from it and changes fields; the command line overrides both.
 """
 
 import difflib
+import importlib.util
 import inspect
 import math
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict, config_dict
 from srigl_jax.data import DATASETS
 from srigl_jax.data.randaugment import MAX_MAGNITUDE
 from srigl_jax.models import MODELS
+from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
 from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
 
 METHODS = ("dense", "static", "set", "rigl", "srigl")
-OPTIMIZERS = ("sgd", "adamw")
+DTYPES = ("float32", "bfloat16")
 
 # May differ when a run is resumed: they change what is seen of it, not what it is.
 VIEW_FIELDS = (
@@ -38,6 +40,10 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.epochs = 120
     config.batch_size = 64
+    # Micro-batches that a batch is worked off in, to save memory.
+    config.accumulate = 1
+    config.dtype = "float32"  # Of what layers compute in training, or bfloat16.
+    config.ema = 0.0  # Decay of averaged weights, evaluated instead; 0 is off.
     config.label_smoothing = 0.0
 
     # dense, static, set, rigl or srigl; ablation matters to srigl alone.
@@ -47,10 +53,10 @@ def get_config() -> ConfigDict:
     config.distribution = "erk"
     config.dense = ()  # Patterns of layer names that stay dense.
     config.block = config_dict.placeholder(int)  # N:M sparsity with this M.
-    config.delta_t = 20  # Steps between topology updates.
+    config.delta_t = 20  # Optimizer steps between topology updates.
     config.alpha = 0.3  # Share of weights replaced by the first one.
     config.gamma_sal = 0.3
-    config.gradient_window = 1
+    config.gradient_window = 1  # Steps whose mean gradient decides what grows.
     config.growth_candidates = "inactive"
     # Records which weights ever existed, for a bit each.
     config.track_exploration = True
@@ -89,11 +95,20 @@ def get_config() -> ConfigDict:
     config.pretrained_head = True  # False for another number of classes.
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.1  # At its peak; a cosine takes it to 0.
+    config.optimizer.name = "sgd"  # sgd (Nesterov's), adamw or rmsprop.
+    config.optimizer.momentum = 0.9  # Of sgd and rmsprop.
+    config.optimizer.weight_decay = 5e-4  # In the gradient (L2); adamw's is decoupled.
+    config.optimizer.clip_norm = 0.0  # Longest gradient; 0 is off.
+    config.optimizer.learning_rate = 0.1  # At its peak.
+    # The batch that this rate is meant for, if it shall scale with batch_size.
+    config.optimizer.reference_batch = config_dict.placeholder(int)
     config.optimizer.warmup_epochs = 1.0
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 5e-4
+    # cosine to 0, or times decay_factor: step, after every decay_every epochs, or
+    # multistep, at each epoch of decay_at, () for a constant rate.
+    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_factor = 0.1
+    config.optimizer.decay_every = 30.0
+    config.optimizer.decay_at = ()
 
     config.log_every = 100  # In steps, as are the next two.
     config.eval_every = 500
@@ -101,6 +116,22 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.tensorboard = False
     return config
+
+
+def load_config(config: str) -> ConfigDict:
+    """The config of a file, as `--config` has it.
+
+    A file that starts from one beside it names that by its own `__file__`.
+
+    Args:
+      config: "configs/name.py", or "configs/name.py:argument".
+    """
+    path, colon, argument = config.partition(".py:")
+    path += ".py" if colon else ""
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [argument]))
 
 
 def validate(config: ConfigDict) -> None:
@@ -116,29 +147,30 @@ def validate(config: ConfigDict) -> None:
     _choice("dataset.name", config.dataset.name, DATASETS)
     _choice("model.name", config.model.name, MODELS)
     _check_model(config.model)
-    _choice("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _choice("dtype", config.dtype, DTYPES)
     check_sparsity(config.sparsity)
-    optimizer = config.optimizer
     _within("gamma_sal", config.gamma_sal, 0, 1)
     _within("alpha", config.alpha, 0, 1)
     _within("label_smoothing", config.label_smoothing, 0, 1)
-    _within("optimizer.momentum", optimizer.momentum, 0, 1)
-    _within("optimizer.learning_rate", optimizer.learning_rate, 0)
-    _within("optimizer.weight_decay", optimizer.weight_decay, 0)
-    _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
     _within("seed", config.seed, 0, 2**31 - 1)
     _within("dataset.validation", config.dataset.validation, 0)
     _check_data(config.dataset)
     _check_augment(config.augment)
-    at_least_one = ("epochs", "batch_size", "delta_t", "gradient_window")
+    at_least_one = ("epochs", "batch_size", "accumulate", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
         _within(name, config[name], 1)
-    if optimizer.warmup_epochs >= config.epochs:
+    if config.batch_size % config.accumulate:
         raise ValueError(
-            f"optimizer.warmup_epochs is {optimizer.warmup_epochs}: give fewer than "
-            f"epochs, {config.epochs}"
+            f"accumulate is {config.accumulate}: give a number of micro-batches that "
+            f"divides batch_size, {config.batch_size}"
         )
+    if not 0 <= config.ema < 1:
+        raise ValueError(
+            f"ema is {config.ema}: give a decay from 0 to below 1; 0 is off, 0.999 "
+            "averages over some 1,000 steps"
+        )
+    _check_optimizer(config.optimizer, config.epochs)
     if config.block is not None:
         _within("block", config.block, 1)
         if config.method != "srigl":
@@ -170,6 +202,32 @@ def _fields(config, prefix="") -> Iterator[str]:
             yield from (f"model.{key}" for key in value if key == "name")
         else:
             yield from _fields(value, f"{prefix}{name}.")
+
+
+def _check_optimizer(optimizer, epochs) -> None:
+    _choice("optimizer.name", optimizer.name, OPTIMIZERS)
+    _choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
+    _within("optimizer.momentum", optimizer.momentum, 0, 1)
+    _within("optimizer.learning_rate", optimizer.learning_rate, 0)
+    _within("optimizer.weight_decay", optimizer.weight_decay, 0)
+    _within("optimizer.clip_norm", optimizer.clip_norm, 0)
+    _within("optimizer.decay_factor", optimizer.decay_factor, 0, 1)
+    _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
+    if optimizer.reference_batch is not None:
+        _within("optimizer.reference_batch", optimizer.reference_batch, 1)
+    if optimizer.warmup_epochs >= epochs:
+        raise ValueError(
+            f"optimizer.warmup_epochs is {optimizer.warmup_epochs}: give fewer than "
+            f"epochs, {epochs}"
+        )
+    if not optimizer.decay_every > 0:
+        raise ValueError(
+            f"optimizer.decay_every is {optimizer.decay_every}: give a number of "
+            "epochs above 0"
+        )
+    at = optimizer.decay_at
+    if not all(isinstance(epoch, int | float) and epoch > 0 for epoch in at):
+        raise ValueError(f"optimizer.decay_at is {at!r}: give epochs, above 0")
 
 
 def _check_data(dataset) -> None:

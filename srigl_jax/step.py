@@ -15,11 +15,13 @@ import optax
 from flax import nnx
 
 from srigl_jax.data.augment import Augment
+from srigl_jax.sparsity import apply_masks
 
 State = dict[str, Any]
 """params, model_state (batch statistics), opt_state, rng (key data), and step: the
-number of optimizer steps taken, which is also the position in the data. What else is in
-it, such as explored weights, a training step passes on as it is."""
+number of optimizer steps taken, which is also the position in the data. Where weights
+are averaged also ema, which holds the averages of params and model_state. What else is
+in it, such as explored weights, a training step passes on as it is."""
 
 Batch = dict[str, np.ndarray]
 Forward = Callable[..., tuple[jax.Array, Any]]
@@ -34,7 +36,11 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
 
 
 def make_forward(
-    definition: nnx.GraphDef, mean: tuple[float, ...], std: tuple[float, ...]
+    definition: nnx.GraphDef,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Forward:
     """Returns `forward(params, model_state, images, key=None) -> logits, model_state`.
 
@@ -42,8 +48,12 @@ def make_forward(
     them, float32 in the same units; mean and std are of their channels. With a PRNG key
     the network is in training mode: dropout drops, and batch statistics are those of
     the batch.
+
+    In training mode every layer computes in `dtype`, from weights that stay as they
+    are; logits and batch statistics stay float32. Evaluation is in float32 throughout,
+    as the network is saved and exported.
     """
-    mean, std = np.float32(mean), np.float32(std)
+    mean, std, dtype = np.float32(mean), np.float32(std), jnp.dtype(dtype)
 
     def forward(params, model_state, images, key=None):
         model = nnx.merge(definition, params, model_state)
@@ -53,7 +63,11 @@ def make_forward(
             logits = model(x)
         else:
             model.train()
-            logits = model(x, rngs=nnx.Rngs(dropout=key))
+            if dtype != jnp.float32:
+                # Not by a cast of params: batch statistics, which are float32, would
+                # turn all that follows them into float32 again.
+                model.set_attributes(dtype=dtype)
+            logits = model(x, rngs=nnx.Rngs(dropout=key)).astype(jnp.float32)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
     return forward
@@ -65,41 +79,62 @@ def make_train_step(
     *,
     label_smoothing: float = 0.0,
     augment: Augment | None = None,
+    accumulate: int = 1,
+    ema: float = 0.0,
+    masks_of: Callable[[optax.OptState], Any] | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """Returns the compiled step `(state, batch) -> state, measured`.
 
-    `augment(key, batch) -> batch` comes first, with a key of the state's rng and step.
-    If it gives the batch a "target", f32[batch, classes], that takes the place of the
-    labels, and is smoothed as they are.
-
     The state passed in is donated. Measured are f32[]: loss, accuracy and gradient_norm
     of the batch before the step, weight_norm after it.
+
+    Args:
+      forward: of `make_forward`.
+      optimizer: takes one step a batch.
+      label_smoothing: share of each label that is spread over all classes.
+      augment: `augment(key, batch) -> batch`, of the whole batch. If it adds a
+        "target", f32[batch, classes], that takes the place of the labels, and is
+        smoothed as they are.
+      accumulate: micro-batches that a batch is worked off in, one after the other, to
+        save memory. Gradients are their mean. Batch normalisation looks at one
+        micro-batch at a time, and its statistics move with each.
+      ema: decay of the averages in `state["ema"]`, which start as what they average;
+        0 does without them.
+      masks_of: gives the masks in an optimizer's state, off which the averages are
+        exactly 0 too; None where nothing is sparse.
     """
 
-    def loss_of(params, state, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
-        logits, model_state = forward(params, state["model_state"], batch["image"], key)
+    def loss_of(params, model_state, batch, key):
+        logits, model_state = forward(params, model_state, batch["image"], key)
         labels = batch.get("target")
         if labels is None:
             labels = jax.nn.one_hot(batch["label"], logits.shape[-1])
         labels = optax.smooth_labels(labels, label_smoothing)
         loss = optax.softmax_cross_entropy(logits, labels).mean()
         accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
-        return loss, (model_state, accuracy)
+        return loss, (model_state, {"loss": loss, "accuracy": accuracy})
+
+    def gradient(params, model_state, batch, key):
+        grads, (model_state, scores) = jax.grad(loss_of, has_aux=True)(
+            params, model_state, batch, key
+        )
+        return model_state, (grads, scores)
+
+    if accumulate > 1:
+        gradient = _accumulated(gradient, accumulate)
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state, batch):
         if augment:
             batch = augment(_augmentation_key(state), batch)
         params = state["params"]
-        (loss, (model_state, accuracy)), grads = jax.value_and_grad(
-            loss_of, has_aux=True
-        )(params, state, batch)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
+        model_state, (grads, scores) = gradient(
+            params, state["model_state"], batch, key
+        )
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         params = optax.apply_updates(params, updates)
-        measured = {
-            "loss": loss,
-            "accuracy": accuracy,
+        measured = scores | {
             "gradient_norm": optax.tree_utils.tree_norm(grads),
             "weight_norm": optax.tree_utils.tree_norm(params),
         }
@@ -109,6 +144,9 @@ def make_train_step(
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
+        if ema:
+            masks = masks_of(opt_state) if masks_of else None
+            state["ema"] = _averaged(state, ema, masks)
         return state, measured
 
     return train_step
@@ -121,12 +159,54 @@ def _augmentation_key(state: State) -> jax.Array:
     return jax.random.fold_in(key, state["step"])
 
 
+def evaluated(state: State) -> State:
+    """Where a state has the params and model_state to evaluate: averages, if any."""
+    return state.get("ema", state)
+
+
+def _accumulated(gradient, count: int):
+    """The same function of a batch, worked off in `count` micro-batches."""
+
+    def split(leaf):
+        # Every count-th example, so that of a batch sharded over devices each device
+        # works on what it has.
+        return leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def accumulated(params, model_state, batch, key):
+        def add(carry, part):
+            model_state, sums = carry
+            index, micro_batch = part
+            model_state, values = gradient(
+                params, model_state, micro_batch, jax.random.fold_in(key, index)
+            )
+            return (model_state, jax.tree.map(jnp.add, sums, values)), None
+
+        parts = jnp.arange(count), jax.tree.map(split, batch)
+        first = jax.tree.map(lambda leaf: leaf[0], parts[1])
+        _, values = jax.eval_shape(gradient, params, model_state, first, key)
+        zeros = jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), values)
+        (model_state, sums), _ = jax.lax.scan(add, (model_state, zeros), parts)
+        return model_state, jax.tree.map(lambda total: total / count, sums)
+
+    return accumulated
+
+
+def _averaged(state: State, decay: float, masks: Any) -> dict[str, Any]:
+    """The averages after a step; of weights that do not exist they are 0."""
+    now = {name: state[name] for name in ("params", "model_state")}
+    averages = optax.incremental_update(now, state["ema"], 1 - decay)
+    if masks is not None:
+        averages["params"] = apply_masks(averages["params"], masks)
+    return averages
+
+
 def make_evaluate(
     forward: Forward,
 ) -> Callable[[State, Iterable[Batch]], dict[str, float]]:
     """Returns `evaluate(state, batches) -> {loss, accuracy}`, means over examples.
 
-    Batches hold image, label, and weight f32[batch], which is 0 where they are padded.
+    Of a state that averages its weights, the averages are evaluated. Batches hold
+    image, label, and weight f32[batch], which is 0 where they are padded.
     """
 
     @jax.jit
@@ -138,7 +218,8 @@ def make_evaluate(
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
     def evaluate(state, batches):
-        parts = [sums(state["params"], state["model_state"], b) for b in batches]
+        weights = evaluated(state)
+        parts = [sums(weights["params"], weights["model_state"], b) for b in batches]
         loss, right, total = np.sum(jax.device_get(parts), axis=0)
         return {"loss": float(loss / total), "accuracy": float(right / total)}
 

@@ -36,6 +36,7 @@ from srigl_jax.interrupt import GracefulStop
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
+from srigl_jax.optimizers import make_optimizer, plan_options
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sparsity import Plan, init_masks, layer_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import (
@@ -46,6 +47,7 @@ from srigl_jax.sparsity.exploration import (
 from srigl_jax.sparsity.schedule import t_end, update_due
 from srigl_jax.step import (
     State,
+    evaluated,
     make_evaluate,
     make_forward,
     make_train_step,
@@ -101,13 +103,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     write_atomically(workdir / "environment.json", _json(_environment(config)))
 
     state = init_state(config, params, model_state, plan, optimizer)
-    forward = make_forward(definition, dataset.mean, dataset.std)
+    forward = make_forward(definition, dataset.mean, dataset.std, dtype=config.dtype)
     evaluate = make_evaluate(forward)
     train_step = make_train_step(
         forward,
         optimizer,
         label_smoothing=config.label_smoothing,
         augment=augment,
+        accumulate=config.accumulate,
+        ema=config.ema,
+        masks_of=None if config.method == "dense" else srigl_jax.get_masks,
     )
 
     with (
@@ -169,59 +174,6 @@ def make_model(config: ConfigDict, dataset: data.Dataset) -> nnx.Module:
     )
 
 
-def make_optimizer(
-    config: ConfigDict, total_steps: int, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    """The optimizer that the config names, wrapped so that it trains sparsely."""
-    fields = config.optimizer
-    learning_rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        fields.learning_rate,
-        warmup_steps=int(fields.warmup_epochs * steps_per_epoch),
-        decay_steps=total_steps,
-    )
-    if fields.name == "adamw":
-        inner = optax.adamw(learning_rate, weight_decay=fields.weight_decay)
-    else:
-        inner = optax.chain(
-            optax.add_decayed_weights(fields.weight_decay),
-            optax.sgd(learning_rate, momentum=fields.momentum, nesterov=True),
-        )
-    if config.method == "dense":
-        return inner
-    options = plan_options(config) | {"seed": config.seed}
-    if config.method == "static":
-        return srigl_jax.static(inner, **options)
-    options |= {
-        "total_steps": total_steps,
-        "delta_t": config.delta_t,
-        "alpha": config.alpha,
-        "gradient_window": config.gradient_window,
-    }
-    if config.method == "set":
-        return srigl_jax.set_(inner, **options)
-    if config.method == "rigl":
-        return srigl_jax.rigl(inner, **options)
-    return srigl_jax.srigl(
-        inner,
-        gamma_sal=config.gamma_sal if config.ablation else 0.0,
-        growth_candidates=config.growth_candidates,
-        **options,
-    )
-
-
-def plan_options(config: ConfigDict) -> dict[str, Any]:
-    """What `make_plan` and the transforms are given of the config."""
-    is_structured = config.method == "srigl"
-    return {
-        "sparsity": 0.0 if config.method == "dense" else config.sparsity,
-        "distribution": config.distribution,
-        "constant_fan_in": is_structured,
-        "block": config.block if is_structured else None,
-        "dense": config.dense,
-    }
-
-
 def init_state(
     config: ConfigDict,
     params: Any,
@@ -248,6 +200,10 @@ def init_state(
     }
     if config.track_exploration and config.method not in ("dense", "static"):
         state["explored"] = explore(nothing_explored(plan), masks, plan)
+    if config.ema:
+        averaged = {"params": params, "model_state": model_state}
+        # Copies, because a training step is given each buffer to reuse, once.
+        state["ema"] = jax.tree.map(jnp.copy, averaged)
     return state
 
 
@@ -308,7 +264,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Verifies the invariants, writes the results, prints where they are."""
     masks = masks_of(state, plan)
-    srigl_jax.check_masks(masks, plan, state["params"])
+    for weights in (state, evaluated(state)):
+        srigl_jax.check_masks(masks, plan, weights["params"])
     rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]
     split = "validation" if config.dataset.validation else "test"
     result |= {

@@ -14,8 +14,9 @@ from srigl_jax import config as config_lib
 from srigl_jax import data, train
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.condensed.description import Description
+from srigl_jax.optimizers import make_optimizer, plan_options
 from srigl_jax.sparsity import Plan, make_plan
-from srigl_jax.step import State, split_model
+from srigl_jax.step import State, evaluated, split_model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class Trained:
     Attributes:
       config: of the run.
       dataset: it was trained on.
-      model: the network, in evaluation mode; weights off the mask are 0.
+      model: the network, in evaluation mode; weights off the mask are 0. Where the run
+        averages its weights, these are the averages.
       masks: like its parameters as a plain dict; `optax.MaskedNode()` where dense.
       step: after which the network was saved.
       plan: of its layers.
@@ -84,11 +86,9 @@ def load_trained(
     dataset = data.load(**fields)
     model = train.make_model(config, dataset)
     definition, params, model_state = split_model(model)
-    plan = make_plan(params, **train.plan_options(config))
+    plan = make_plan(params, **plan_options(config))
     steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    optimizer = train.make_optimizer(
-        config, steps_per_epoch * config.epochs, steps_per_epoch
-    )
+    optimizer = make_optimizer(config, steps_per_epoch * config.epochs, steps_per_epoch)
     like = jax.eval_shape(
         lambda: train.init_state(config, params, model_state, plan, optimizer)
     )
@@ -100,7 +100,8 @@ def load_trained(
             f"python -m srigl_jax.train --workdir {workdir}"
         )
     step, state = restored
-    model = nnx.merge(definition, state["params"], state["model_state"])
+    weights = evaluated(state)
+    model = nnx.merge(definition, weights["params"], weights["model_state"])
     model.eval()
     masks = train.masks_of(state, plan)
     return Trained(config, dataset, model, masks, step, plan, state)

@@ -6,6 +6,8 @@ import pathlib
 import compare_methods
 import pytest
 
+from srigl_jax.config import load_config
+
 DIGITS = str(pathlib.Path(__file__).parent.parent / "configs" / "digits.py")
 LAYERS = [
     {"may_ablate": True, "neurons": 8, "active": 6},
@@ -19,7 +21,7 @@ def result(accuracy):
 
 def finish(workdir, **fields):
     """A finished run as the trainer leaves it."""
-    config = compare_methods.load_config(DIGITS)
+    config = load_config(DIGITS)
     config.update({"method": "dense", "sparsity": 0.0, "seed": 0} | fields)
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))

@@ -25,6 +25,7 @@ from srigl_jax import init_masks, make_plan
 from srigl_jax import train as train_module
 from srigl_jax.monitor import NotFiniteError
 from srigl_jax.train import train
+from srigl_jax.trained import load_trained
 
 STEPS = 3 * STEPS_PER_EPOCH
 UPDATES = [8, 15, 22, 29, 36, 43]  # After every seventh, until 75 % of the 66 steps.
@@ -292,7 +293,13 @@ def short_loss(short_run):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("label_smoothing", 0.3), ("batch_size", 128), ("seed", 1)],
+    [
+        ("label_smoothing", 0.3),
+        ("batch_size", 128),
+        ("seed", 1),
+        ("dtype", "bfloat16"),
+        ("ema", 0.5),
+    ],
 )
 def test_a_field_of_training_changes_what_is_learned(
     short_run, short_loss, field, value
@@ -344,6 +351,64 @@ def test_the_convnet_learns_with_a_constant_fan_in(convnet):
     assert len(set(counts[counts > 0])) == 1
 
 
+@pytest.fixture(scope="module")
+def recipe(data_dir, tmp_path_factory):
+    """Everything that a recipe of the paper may ask for, at once."""
+    fields = dict(accumulate=4, dtype="bfloat16", ema=0.9, gradient_window=3)
+    fields |= dict(optimizer__schedule="step", optimizer__decay_every=2.0)
+    fields |= dict(optimizer__clip_norm=2.0, gamma_sal=0.9)
+    workdir = tmp_path_factory.mktemp("recipe")
+    config = tiny(data_dir, **fields)
+    return Run("srigl", workdir, config, train(config, workdir))
+
+
+def test_a_recipe_learns(recipe):
+    losses = [record["loss"] for record in records(recipe.workdir, "train")]
+    assert losses[-1] < losses[0] / 2
+    assert recipe.result["accuracy"] > 0.8
+
+
+def test_micro_batches_are_not_steps(recipe):
+    assert recorded_steps(recipe.workdir, "topology") == [0, *UPDATES]
+    assert recipe.result["steps"] == STEPS
+
+
+def test_training_in_bfloat16_leaves_the_state_in_float32(recipe):
+    state = checkpoint(recipe.workdir, STEPS)
+    assert {array.dtype.name for array in state.values()} == {
+        "float32",
+        "bool",
+        "int32",
+        "uint32",
+    }
+
+
+def test_averages_are_masked_and_stay_behind_the_weights(recipe):
+    state = checkpoint(recipe.workdir, STEPS)
+    for kernel in KERNELS:
+        mask = state[f"opt_state/masks/{kernel}"]
+        alike = [name for name in state if name.endswith(kernel)]
+        assert len(alike) == 5  # Weights, masks, momentum, gradients, averages.
+        for name in alike:
+            if "gradient_sum" not in name:  # Of all positions, to choose among.
+                assert not state[name][~mask].any(), name
+        weights, averages = state[f"params/{kernel}"], state[f"ema/params/{kernel}"]
+        assert np.mean(weights[mask] != averages[mask]) > 0.9
+
+
+def test_averages_are_what_is_evaluated_and_read_back(recipe):
+    state = checkpoint(recipe.workdir, STEPS)
+    trained = load_trained(recipe.workdir)
+    images = trained.dataset.test.images
+    logits = trained.model(
+        (images - np.float32(trained.dataset.mean)) / np.float32(trained.dataset.std)
+    )
+    accuracy = np.mean(logits.argmax(-1) == trained.dataset.test.labels)
+    assert accuracy == pytest.approx(recipe.result["accuracy"])
+    kernel = trained.model.layers[0].kernel[...]
+    assert np.array_equal(kernel, state[f"ema/params/{KERNELS[0]}"])
+
+
 BAD_INPUT = {
     "sparsity of 1": ({"sparsity": 1.0}, "sparsity is 1.0"),
     "negative sparsity": ({"sparsity": -0.1}, "sparsity is -0.1"),
@@ -352,6 +417,12 @@ BAD_INPUT = {
     "method": ({"method": "snip"}, "method is 'snip': choose one of dense, static"),
     "model": ({"model__name": "lenet"}, "model.name is 'lenet': choose one of mlp"),
     "optimizer": ({"optimizer__name": "lion"}, "optimizer.name is 'lion': choose"),
+    "schedule": (
+        {"optimizer__schedule": "linear"},
+        "optimizer.schedule is 'linear': choose one of cosine, step, multistep",
+    ),
+    "micro-batches": ({"accumulate": 5}, "accumulate is 5: .* divides batch_size, 64"),
+    "averages": ({"ema": 1.0}, "ema is 1.0: give a decay from 0 to below 1"),
     "data set": (
         {"dataset__name": "mnits"},
         "dataset.name is 'mnits': choose one of digits, fashion_mnist",

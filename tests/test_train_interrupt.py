@@ -20,6 +20,18 @@ CONFIGS = {
     "srigl": lambda data_dir: tiny(data_dir, gradient_window=3),
     "set": lambda data_dir: tiny(data_dir, method="set", optimizer__name="adamw"),
     "convnet": tiny_convnet,
+    "recipe": lambda data_dir: tiny_convnet(
+        data_dir,
+        accumulate=4,
+        dtype="bfloat16",
+        ema=0.9,
+        gradient_window=3,
+        optimizer__name="rmsprop",
+        optimizer__learning_rate=0.01,
+        optimizer__schedule="multistep",
+        optimizer__decay_at=(1, 2),
+        optimizer__clip_norm=1.0,
+    ),
     "augmented": lambda data_dir: tiny_convnet(
         data_dir, augment__crop_padding=1, augment__flip=True, augment__mixup=0.2
     ),
