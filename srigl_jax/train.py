@@ -304,7 +304,7 @@ def _flops(
     """FLOPs of inference on an image: dense, as asked, as learned."""
     network = read_network(
         nnx.eval_shape(lambda: make_model(config, dataset)),
-        dataset.train.images.shape[1:],
+        dataset.image_shape,
     )
     return total_costs(layer_costs(network, plan, masks))["flops"]
 

@@ -375,12 +375,9 @@ def test_micro_batches_are_not_steps(recipe):
 
 def test_training_in_bfloat16_leaves_the_state_in_float32(recipe):
     state = checkpoint(recipe.workdir, STEPS)
-    assert {array.dtype.name for array in state.values()} == {
-        "float32",
-        "bool",
-        "int32",
-        "uint32",
-    }
+    dtypes = {array.dtype.name for array in state.values()}
+    # The bytes are records of explored weights, a bit each.
+    assert dtypes == {"float32", "bool", "int32", "uint32", "uint8"}
 
 
 def test_averages_are_masked_and_stay_behind_the_weights(recipe):
@@ -388,6 +385,7 @@ def test_averages_are_masked_and_stay_behind_the_weights(recipe):
     for kernel in KERNELS:
         mask = state[f"opt_state/masks/{kernel}"]
         alike = [name for name in state if name.endswith(kernel)]
+        alike.remove(f"explored/{kernel}")
         assert len(alike) == 5  # Weights, masks, momentum, gradients, averages.
         for name in alike:
             if "gradient_sum" not in name:  # Of all positions, to choose among.

@@ -53,7 +53,7 @@ def analyse(trained: Trained) -> dict[str, Any]:
     """
     config, plan = trained.config, trained.plan
     masks = layer_masks(trained.masks, plan)
-    network = read_network(trained.model, trained.dataset.train.images.shape[1:])
+    network = read_network(trained.model, trained.dataset.image_shape)
     costs = layer_costs(network, plan, masks)
     layers = _layers(trained, costs, masks)
     total = total_costs(costs)
