@@ -23,6 +23,8 @@ from srigl_jax.trained import load_trained
 LARGE_BYTES = 2**28
 """Of arrays that do not fit any cache."""
 
+AUTO = "ours: auto"
+
 Emit = Callable[..., None]
 
 
@@ -115,10 +117,11 @@ def summary(times: dict[str, np.ndarray]) -> dict[str, Any]:
             name: round(bursts.ratio(t, times[best]), 3) for name, t in times.items()
         }
     choices = [name for name in ("ours: xla", "ours: native") if name in times]
-    if "ours: auto" in times and choices:
-        fastest = min(choices, key=lambda n: quartiles[n][1])
-        slower = quartiles["ours: auto"][1] / quartiles[fastest][1]
-        found["auto_over_its_fastest_choice"] = round(slower, 3)
+    if AUTO in times and choices:
+        # Often the same program as "auto": what differs by chance differs least there.
+        best = {name: np.median(times[name], axis=1).min() for name in (*choices, AUTO)}
+        slower = best[AUTO] / min(best[name] for name in choices)
+        found["auto_over_its_fastest_choice"] = round(float(slower), 3)
     return found
 
 
