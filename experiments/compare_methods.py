@@ -41,8 +41,10 @@ METHODS = {
 Results = dict[tuple[str, float, int], dict[str, Any]]
 
 
-def run(overrides: dict[str, Any], config: str, workdir: Path, core: int) -> dict:
-    """Trains in a process of its own on one core; returns its result.json.
+def run(
+    overrides: dict[str, Any], config: str, workdir: Path, cores: set[int]
+) -> dict[str, Any]:
+    """Trains in a process of its own on some cores; returns its result.json.
 
     Raises:
       RuntimeError: the run failed; holds the end of what it printed.
@@ -51,7 +53,7 @@ def run(overrides: dict[str, Any], config: str, workdir: Path, core: int) -> dic
     result = workdir / "result.json"
     if result.exists():
         wanted = load_config(config)
-        wanted.update(overrides)
+        wanted.update_from_flattened_dict(overrides)
         check_config(workdir, wanted.to_dict(), ignore=VIEW_FIELDS)
     else:
         command = [sys.executable, "-m", "srigl_jax.train", f"--config={config}"]
@@ -60,7 +62,7 @@ def run(overrides: dict[str, Any], config: str, workdir: Path, core: int) -> dic
             [*command, f"--workdir={workdir}"],
             capture_output=True,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         if process.returncode:
             output = (process.stdout + process.stderr)[-2000:]
@@ -81,27 +83,40 @@ def matrix(
     return runs
 
 
-def run_all(runs: dict[tuple, dict[str, Any]], config: str, root: Path) -> Results:
-    """Runs the matrix, one run a core at a time, in a directory each below `root`.
+def each_core() -> list[set[int]]:
+    """The cores there are, each by itself."""
+    return [{core} for core in sorted(os.sched_getaffinity(0))]
+
+
+def run_all(
+    runs: dict[tuple, dict[str, Any]], config: str, root: Path, places: list[set[int]]
+) -> Results:
+    """Runs the matrix, in a directory each below `root`.
+
+    Args:
+      runs: the overrides of each by (method, sparsity, seed).
+      config: a file, and its argument.
+      root: of their workdirs.
+      places: sets of cores, on each of which one goes on at a time.
 
     Returns:
       The results by (method, sparsity, seed), in the order of `runs`.
     """
-    cores = SimpleQueue()
-    for core in sorted(os.sched_getaffinity(0)):
-        cores.put(core)
+    free = SimpleQueue()
+    for cores in places:
+        free.put(cores)
 
     def one(key):
-        core = cores.get()
+        cores = free.get()
         try:
             method, sparsity, seed = key
             name = f"{_slug(method)}-{sparsity:g}-{seed}"
-            return run(runs[key], config, root / name, core)
+            return run(runs[key], config, root / name, cores)
         finally:
-            cores.put(core)
+            free.put(cores)
 
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns) as progress, ThreadPoolExecutor(cores.qsize()) as pool:
+    with Progress(*columns) as progress, ThreadPoolExecutor(len(places)) as pool:
         task = progress.add_task("runs", total=len(runs))
         futures = {pool.submit(one, key): key for key in runs}
         for future in as_completed(futures):
@@ -192,7 +207,7 @@ def main() -> None:
     root = arguments.root / name
     runs = matrix(arguments.methods, arguments.sparsities, arguments.seeds)
     try:
-        results = run_all(runs, arguments.config, root)
+        results = run_all(runs, arguments.config, root, each_core())
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
     config = json.loads(json.dumps(load_config(arguments.config).to_dict()))

@@ -30,7 +30,7 @@ def finish(workdir, **fields):
 
 def run_dense(workdir):
     fields = {"method": "dense", "sparsity": 0.0, "seed": 0}
-    return compare_methods.run(fields, DIGITS, workdir, core=0)
+    return compare_methods.run(fields, DIGITS, workdir, cores={0})
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
