@@ -64,8 +64,10 @@ def run(options: Options, results: dict[str, Any], console: Console) -> None:
         for line in process.stdout:
             _take(json.loads(line), results, progress, task)
     if process.returncode:
-        note = f"{options.threads} thread(s): ended with exit status"
-        results["notes"].append(f"{note} {process.returncode}, results are partial")
+        sys.exit(
+            f"error: the process of {options.threads} thread(s) ended with exit status "
+            f"{process.returncode}; earlier results are left as they are"
+        )
 
 
 def _take(message: dict, results: dict, progress: Progress, task) -> None:

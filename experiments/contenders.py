@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from bursts import Contender, local, one_line
 from condensed_problems import MASKS, Problem
+from flax import nnx
 from foreign import GATHER_LIMIT, Engine, describe
 from jax.experimental import sparse
 
@@ -22,8 +23,13 @@ from srigl_jax.condensed import (
     native,
     windows_matmul,
 )
+from srigl_jax.condensed.convert import condense_model
 
-OURS = ("ours: xla", "ours: native", "ours: windows", "ours: auto")
+OURS = ("ours: xla", "ours: native", "ours: windows", "ours: auto", "ours: chosen")
+"""Forms of a layer; "auto" is `condensed_matmul`'s, "chosen" what `condense_model`
+makes of a network of this one layer, by timing its choices."""
+
+CHOICES = ("XLA dense", "ours: xla", "ours: native", "ours: windows")
 DENSE = ("XLA dense", "PyTorch dense")
 CSR = ("scipy CSR", "JAX BCSR", "PyTorch CSR")
 WINDOWS_BATCH = 8
@@ -151,6 +157,7 @@ def _products(problem: Problem, c) -> dict[str, Builder]:
         "ours: xla": lambda: ours("xla"),
         "ours: native": lambda: ours("native"),
         "ours: auto": lambda: ours("auto"),
+        "ours: chosen": lambda: _chosen(problem),
         "scipy CSR": scipy_csr,
         "JAX BCSR": bcsr,
     }
@@ -184,7 +191,41 @@ def _convolutions(problem: Problem, c) -> dict[str, Builder]:
         "ours: xla": lambda: ours("xla"),
         "ours: native": lambda: ours("native"),
         "ours: auto": lambda: ours("auto"),
+        "ours: chosen": lambda: _chosen(problem),
     }
+
+
+class _Alone(nnx.Module):
+    """A network of one layer."""
+
+    def __init__(self, layer: nnx.Module):
+        self.layer = layer
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.layer(x)
+
+
+def _chosen(problem: Problem) -> Contender:
+    shape = problem.point.shape
+    *_, inputs, neurons = shape.kernel
+    options = {"use_bias": False, "rngs": nnx.Rngs(0)}
+    if problem.point.kind == "conv":
+        options |= {"strides": shape.stride, "padding": shape.padding}
+        layer = nnx.Conv(inputs, neurons, kernel_size=shape.kernel[:2], **options)
+    else:
+        layer = nnx.Linear(inputs, neurons, **options)
+    layer.kernel[...] = jnp.asarray(problem.kernel)
+    converted = condense_model(
+        _Alone(layer),
+        {"layer": {"kernel": problem.mask}},
+        batch_size=len(problem.x),
+        autotune=True,
+        example_shape=problem.x.shape[1:],
+    ).model
+    definition, state = nnx.split(converted)
+    call = jax.jit(lambda state, x: nnx.merge(definition, state)(x))
+    x = jnp.asarray(problem.x)
+    return local(lambda: call(state, x), weights=state)
 
 
 def _dense_conv(problem: Problem) -> Callable[..., jax.Array]:

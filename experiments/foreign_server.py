@@ -42,8 +42,8 @@ class Torch:
         x = self._tensor(problem["x"])
         weight = self._tensor(problem["kernel"]).T.contiguous()
         csr = weight.to_sparse_csr()
-        # Already transposed, in favour of CSR.
-        x_t = x.T.contiguous()
+        # Already transposed, in favour of CSR; a single one as a vector.
+        x_t = x[0] if len(x) == 1 else x.T.contiguous()
         values, indices = map(self._tensor, (problem["values"], problem["indices"]))
 
         def gather(x, indices, values):
@@ -68,6 +68,11 @@ class Torch:
         weight = weight.contiguous(memory_format=torch.channels_last)
         padding = [before for before, _ in problem["padding"]]
         stride = problem["stride"]
+        if any(before != after for before, after in problem["padding"]):
+            # Which conv2d cannot do: padded beforehand, in its favour.
+            (top, bottom), (left, right) = problem["padding"]
+            x = torch.nn.functional.pad(x, (left, right, top, bottom))
+            padding = [0, 0]
         return {
             "PyTorch dense": lambda: torch.nn.functional.conv2d(
                 x, weight, stride=stride, padding=padding
@@ -77,7 +82,7 @@ class Torch:
     def to_bytes(self, name: str, y, problem: dict):
         """The bytes and shape of a result, [batch, neurons] or NHWC."""
         if name == "PyTorch CSR":
-            y = y.T
+            y = y[None] if y.ndim == 1 else y.T
         if problem["image"]:
             y = y.permute(0, 2, 3, 1)
         y = y.contiguous()
