@@ -1,0 +1,90 @@
+"""What reproduces the paper's tables: its runs, their short forms, and its table."""
+
+import json
+
+import compare_methods
+import numpy as np
+import pytest
+import reproduce
+
+from srigl_jax import config as config_lib
+from srigl_jax.train import train
+
+MOBILENETS = {
+    f"mobilenet_v3_{size}": reproduce.Result(
+        f"mobilenet_v3_imagenet.py:{size}", 1, None, {0.9: (0.0,)}, ("SRigL",)
+    )
+    for size in ("small", "large")
+}
+
+
+def load(result):
+    return config_lib.load_config(str(reproduce.CONFIGS / result.config))
+
+
+def short(result, scale, **options):
+    config = load(result)
+    overrides = reproduce.shortened(result, config, scale, **options)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def test_a_result_runs_each_method_at_each_sparsity_with_each_seed():
+    runs = reproduce.matrix(reproduce.RESULTS["resnet18_cifar10"], seeds=2)
+    assert len(runs) == 2 * (1 + 3 * 4)
+    assert runs["SRigL without ablation", 0.99, 1] == {
+        "method": "srigl",
+        "ablation": False,
+        "sparsity": 0.99,
+        "seed": 1,
+    }
+
+
+@pytest.mark.parametrize("name", reproduce.RESULTS)
+def test_the_short_form_of_a_recipe_is_accepted_and_of_true_shape(name):
+    result = reproduce.RESULTS[name]
+    config = short(result, 0.001)
+    config_lib.validate(config)
+    assert config.dataset.image_shape == result.image_shape
+    assert config.dataset.examples == max(32, round(result.train_images / 1000))
+    assert config.model == load(result).model
+
+
+def test_learning_rates_follow_the_batch_and_milestones_the_epochs():
+    optimizer = short(reproduce.RESULTS["resnet50_imagenet_x2"], 0.1).optimizer
+    assert optimizer.reference_batch == 512
+    assert optimizer.decay_at == pytest.approx(
+        (60 / 9.81, 140 / 9.81, 180 / 9.81), 0.01
+    )
+
+
+def test_the_table_puts_what_was_published_beside_what_was_measured():
+    row = {"mean": 95.0, "std": 0.25, "active_share": 0.5, "seeds": [0, 1]}
+    rows = [
+        {"method": "dense", "sparsity": 0.0} | row | {"active_share": None},
+        {"method": "SRigL", "sparsity": 0.99} | row,
+    ]
+    table = reproduce.markdown(reproduce.RESULTS["resnet18_cifar10"], rows)
+    assert table.splitlines()[2:] == [
+        "| dense | 0% | 95.45 | 95.00 ± 0.25 | 2 |  |",
+        "| SRigL | 99% | 92.79 | 95.00 ± 0.25 | 2 | 50.0% |",
+    ]
+
+
+def test_runs_share_all_cores_or_have_one_each():
+    places = compare_methods.each_core()
+    assert all(len(place) == 1 for place in places)
+    assert len(set().union(*places)) == len(places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*reproduce.RESULTS, *MOBILENETS])
+def test_the_loss_falls_in_a_short_run_of_every_recipe(name, tmp_path):
+    result = (reproduce.RESULTS | MOBILENETS)[name]
+    config = short(result, 1e-6, batch_size=4)
+    config.eval_every = config.checkpoint_every = 1000
+    train(config, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    losses = [r["loss"] for r in records if r["kind"] == "train"]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
