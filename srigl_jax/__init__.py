@@ -6,6 +6,9 @@ Wrap an optax optimizer in `srigl` and it trains a sparse network:
 """
 
 from srigl_jax._version import __version__
+from srigl_jax.at_init import grasp, snip
+from srigl_jax.projection import SparsityState, get_masks, with_masks
+from srigl_jax.pruning import prune, sr_ste
 from srigl_jax.sparsity import (
     apply_masks,
     check_masks,
@@ -15,10 +18,9 @@ from srigl_jax.sparsity import (
     summarize,
 )
 from srigl_jax.transform import (
-    SparsityState,
-    get_masks,
     rigl,
     set_,
+    snfs,
     sparsify,
     srigl,
     static,
@@ -30,13 +32,19 @@ __all__ = [
     "apply_masks",
     "check_masks",
     "get_masks",
+    "grasp",
     "init_masks",
     "make_plan",
+    "prune",
     "rigl",
     "set_",
+    "snfs",
+    "snip",
     "sparse_he_normal",
     "sparsify",
+    "sr_ste",
     "srigl",
     "static",
     "summarize",
+    "with_masks",
 ]

@@ -14,19 +14,24 @@ A topology update whose gradients are not all finite is skipped: they rank nothi
 """
 
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from srigl_jax.projection import (
+    SparsityState,
+    check_given_masks,
+    project,
+    require_params,
+    reset_moments,
+)
 from srigl_jax.sparsity import masks as mask_lib
 from srigl_jax.sparsity import schedule, topology
-from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import is_masked_node
 from srigl_jax.sparsity.plan import (
     Distribution,
@@ -41,23 +46,6 @@ Score = Callable[[jax.Array, jax.Array], jax.Array]
 Rule = Callable[..., jax.Array]
 
 
-class SparsityState(NamedTuple):
-    """State of `sparsify`: arrays only, so it checkpoints and shards like params.
-
-    Attributes:
-      count: i32[], steps taken.
-      masks: like the parameters: bool arrays, `MaskedNode` for dense leaves.
-      inner: state of the wrapped optimizer.
-      gradient_sum: f32, the dense gradients added up since the window before the next
-        update opened, 0 outside windows; () unless `gradient_window` is above 1.
-    """
-
-    count: jax.Array
-    masks: Any
-    inner: optax.OptState
-    gradient_sum: Any
-
-
 def sparsify(
     inner: optax.GradientTransformation,
     sparsity: float,
@@ -69,6 +57,7 @@ def sparsify(
     alpha: float = 0.3,
     drop_fraction: Callable[[jax.Array], jax.Array] | None = None,
     gradient_window: int = 1,
+    gradient_momentum: float = 0.0,
     skip_step_on_update: bool = False,
     prune_score: Score | None = None,
     grow_score: Score | None = None,
@@ -101,6 +90,9 @@ def sparsify(
       drop_fraction: your own schedule of that share, `step -> fraction`, instead.
       gradient_window: growth looks at the mean gradient of so many last steps. Above
         1 the state holds another float32 for each weight of a sparse layer.
+      gradient_momentum: growth looks at a running sum of the gradients instead, in
+        which each step counts so many times what the next does, in [0, 1). Holds as
+        much; 0 is off. Gradients that are not finite are left out of it.
       skip_step_on_update: leave the weights alone on steps that update the topology,
         as RigL's own code does.
       prune_score: `(weights, grads) -> score` whose magnitude decides which weights
@@ -133,6 +125,16 @@ def sparsify(
     if t_end is None:
         t_end = _default_t_end(rule, total_steps)
     _check_schedule(rule, delta_t, t_end, gradient_window)
+    if not 0 <= gradient_momentum < 1 or (gradient_momentum and gradient_window > 1):
+        raise ValueError(
+            f"gradient_momentum={gradient_momentum} with gradient_window="
+            f"{gradient_window}: give a momentum in [0, 1), and 0 with a window above 1"
+        )
+    if isinstance(distribution, str) and distribution == "global" and masks is None:
+        raise ValueError(
+            "distribution='global' needs masks=, made by a ranking of all weights: "
+            "random ones have nothing to rank; use 'erk' or 'uniform'"
+        )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: give a share of weights in [0, 1]")
 
@@ -155,6 +157,7 @@ def sparsify(
         fraction=drop_fraction
         or (lambda step: schedule.drop_fraction(step, alpha, t_end)),
         window=gradient_window,
+        momentum=gradient_momentum,
         prune_score=prune_score or (lambda weights, grads: weights),
         grow_score=grow_score or (lambda weights, grads: grads),
         seed=seed,
@@ -164,7 +167,7 @@ def sparsify(
     def first_masks(params, layers):
         if masks is None:
             return mask_lib.init_masks(params, layers, seed)
-        _check_given_masks(masks, params, layers)
+        check_given_masks(masks, params, layers)
         return masks
 
     def init(params):
@@ -177,10 +180,7 @@ def sparsify(
         )
 
     def update(grads, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError(
-                "a sparse optimizer needs the parameters: update(grads, state, params)"
-            )
+        require_params(params)
         step, old = state.count, state.masks
         updates, inner_state = inner.update(
             mask_lib.apply_masks(grads, old), state.inner, params, **extra_args
@@ -192,10 +192,10 @@ def sparsify(
         new, gradient_sum = dynamics.update(
             plan(params), step, params, updates, grads, old, state.gradient_sum
         )
-        return _project(updates, params, old, new), SparsityState(
+        return project(updates, params, old, new), SparsityState(
             count=optax.safe_increment(step),
             masks=new,
-            inner=_reset_moments(inner, inner_state, new),
+            inner=reset_moments(inner, inner_state, new),
             gradient_sum=gradient_sum,
         )
 
@@ -302,41 +302,69 @@ def set_(
     return sparsify(inner, sparsity, rule=rule, **options)
 
 
-def static(
-    inner: optax.GradientTransformation, sparsity: float, **options: Any
+def snfs(
+    inner: optax.GradientTransformation,
+    sparsity: float,
+    *,
+    momentum: float = 0.9,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains a network whose random initial masks never change.
+    """Unstructured dynamic sparse training, growth by momentum.
+
+    RigL with another score: the running sum of the dense gradients, as in Sparse
+    Networks from Scratch (Dettmers & Zettlemoyer, arXiv 1907.04840). Unlike there,
+    weights do not move from layer to layer. The sum is another float32 for each weight
+    of a sparse layer, whatever the sparsity, and needs the dense gradient every step.
 
     Args:
       inner: any optax optimizer.
       sparsity: share of the kernels' weights to remove, in [0, 1).
+      momentum: decay of the sum, above 0 and below 1.
+      **options: of `sparsify`; `total_steps` (or `t_end`) is required.
+
+    Returns:
+      An optax transformation, see `sparsify`.
+
+    Raises:
+      ValueError: as `rigl`; momentum out of range.
+    """
+    if not 0 < momentum < 1:
+        raise ValueError(
+            f"momentum={momentum}: give a number above 0 and below 1; without one it "
+            "is rigl"
+        )
+    return rigl(inner, sparsity, gradient_momentum=momentum, **options)
+
+
+def static(
+    inner: optax.GradientTransformation, sparsity: float | None = None, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Trains a network whose initial masks never change.
+
+    Args:
+      inner: any optax optimizer.
+      sparsity: share of the kernels' weights to remove, in [0, 1), at random. Not
+        needed with `masks`, which may come from anywhere: a pruned network, `snip`, a
+        lottery ticket.
       **options: of `sparsify`; `constant_fan_in=True` gives each neuron as many inputs.
 
     Returns:
       An optax transformation, see `sparsify`.
-    """
-    return sparsify(inner, sparsity, rule=None, **{"constant_fan_in": False} | options)
-
-
-def get_masks(opt_state: Any) -> Any:
-    """The masks inside an optimizer state, however deeply it is wrapped.
 
     Raises:
-      ValueError: no sparse optimizer's state in it, or more than one.
+      ValueError: as `sparsify`; neither sparsity nor masks.
     """
-    states = [
-        node
-        for node in jax.tree.leaves(
-            opt_state, is_leaf=lambda node: isinstance(node, SparsityState)
-        )
-        if isinstance(node, SparsityState)
-    ]
-    if len(states) != 1:
-        raise ValueError(
-            f"expected the state of one sparse optimizer, found {len(states)}; pass "
-            "the state of one that srigl_jax made"
-        )
-    return states[0].masks
+    options = {"constant_fan_in": False} | options
+    if sparsity is None:
+        masks = options.get("masks")
+        if masks is None:
+            raise ValueError("static: give the sparsity, or the masks")
+        sparsity = 0.0
+        options |= {
+            "masks": mask_lib.without_full_masks(masks),
+            "distribution": mask_lib.densities_of(masks),
+        }
+    return sparsify(inner, sparsity, rule=None, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,6 +376,7 @@ class _Dynamics:
     t_end: int
     fraction: Callable[[jax.Array], jax.Array]
     window: int
+    momentum: float
     prune_score: Score
     grow_score: Score
     seed: jax.typing.ArrayLike
@@ -358,7 +387,7 @@ class _Dynamics:
         return schedule.update_due(step, self.delta_t, self.t_end)
 
     def init_sum(self, plan: Plan, params):
-        if self.window == 1:
+        if self.window == 1 and not self.momentum:
             return ()
         return map_layers(
             lambda _, leaf: jnp.zeros_like(leaf, jnp.float32), plan, params
@@ -369,6 +398,8 @@ class _Dynamics:
         if self.rule is None:
             return masks, gradient_sum
         due = self.due(step)
+        if self.momentum:
+            grads, gradient_sum = self._accumulate(grads, gradient_sum)
         if self.window > 1:
             # Neither step 0 nor a step from t_end on ends in an update.
             opened = (-step) % self.delta_t < self.window
@@ -392,8 +423,21 @@ class _Dynamics:
             return jax.lax.cond(_all_finite(grads, masks), new_masks, lambda: masks)
 
         masks = jax.lax.cond(due, change, lambda: masks)
-        gradient_sum = jax.tree.map(lambda s: jnp.where(due, 0, s), gradient_sum)
+        if not self.momentum:
+            gradient_sum = jax.tree.map(lambda s: jnp.where(due, 0, s), gradient_sum)
         return masks, gradient_sum
+
+    def _accumulate(self, grads, gradient_sum):
+        """The running sum, to grow by, and to keep."""
+
+        def add(grad, total):
+            if is_masked_node(total):
+                return total
+            return self.momentum * total + jnp.where(jnp.isfinite(grad), grad, 0)
+
+        totals = jax.tree.map(add, grads, gradient_sum)
+        grads = jax.tree.map(lambda g, s: g if is_masked_node(s) else s, grads, totals)
+        return grads, totals
 
     def _new_masks(self, plan: Plan, step, params, grads, masks):
         views = {}
@@ -471,31 +515,6 @@ def _check_schedule(rule, delta_t, t_end, gradient_window) -> None:
         )
 
 
-def _check_given_masks(masks, params, plan: Plan) -> None:
-    """Raises ValueError unless masks are laid out as the plan has them."""
-    if not plan:  # Optax's own utilities initialise with trees without leaves.
-        return
-    wanted = jax.eval_shape(lambda p: mask_lib.init_masks(p, plan), params)
-    for (path, want), (given_path, given) in itertools.zip_longest(
-        *map(_leaves_by_path, (wanted, masks)), fillvalue=((), None)
-    ):
-        if path != given_path or want.shape != given.shape or given.dtype != bool:
-            raise ValueError(
-                "masks must be like the parameters, with a bool array for each sparse "
-                "layer and optax.MaskedNode() for all else, as init_masks makes them; "
-                f"expected {leaf_name(path) or 'no more'}: {want}, got "
-                f"{leaf_name(given_path) or 'no more'}: {_describe(given)}"
-            )
-
-
-def _leaves_by_path(tree):
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _describe(leaf):
-    return leaf if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
 def _where(condition, if_true, if_false):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
@@ -506,35 +525,3 @@ def _all_finite(grads, masks):
         lambda g, m: m if is_masked_node(m) else jnp.all(jnp.isfinite(g)), grads, masks
     )
     return jnp.all(jnp.array(jax.tree.leaves(layers), bool))
-
-
-def _project(updates, params, old, new):
-    """Updates that land exactly on the new masks; grown weights land on 0."""
-
-    def project(update, param, was, is_):
-        if is_masked_node(is_):
-            return update
-        return jnp.where(was & is_, update, -param)
-
-    return jax.tree.map(project, updates, params, old, new)
-
-
-def _reset_moments(inner, state, masks):
-    """Zeroes whatever `inner` remembers of weights that do not exist.
-
-    Optax tells which leaves of a state are laid out like the parameters. A history of
-    several (L-BFGS) has one more axis in front. Factored statistics (Adafactor) sit in
-    their place with other shapes and are left alone, and so are the nodes that stand
-    for whole subtrees in `multi_transform` and `masked`.
-    """
-
-    def reset(leaf, mask):
-        if is_masked_node(leaf) or is_masked_node(mask):
-            return leaf
-        if jnp.shape(leaf)[-mask.ndim :] != mask.shape:
-            return leaf
-        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
-
-    return optax.tree_utils.tree_map_params(
-        inner, reset, state, masks, is_leaf=is_masked_node
-    )

@@ -143,3 +143,50 @@ def update_due(step, delta_t, t_end):
 
 def drop_fraction(step, alpha, t_end):
     return alpha / 2 * (1 + math.cos(math.pi * step / t_end))
+
+
+def pruned_count(size, budget, progress):
+    """The weights left when so much of the surplus is gone."""
+    return size - exact_floor(progress, size - budget)
+
+
+def pruning_progress(step, start, end):
+    """Zhu & Gupta's cubic schedule, as a share of the final sparsity."""
+    if step < start:
+        return 0.0
+    if step >= end:
+        return 1.0
+    return 1 - (1 - (step - start) / (end - start)) ** 3
+
+
+def keep_globally(scores, total):
+    """Masks of the best scores of a list of layers, the best of each among them."""
+    scores = [magnitude(layer) for layer in scores]
+    firsts = [largest(layer, 1, np.ones(layer.shape, bool)) for layer in scores]
+    flat = np.concatenate([layer.ravel() for layer in scores])
+    first = np.concatenate([layer.ravel() for layer in firsts])
+    kept = first | largest(flat, total - first.sum(), ~first)
+    ends = np.cumsum([layer.size for layer in scores])[:-1]
+    return [
+        part.reshape(layer.shape)
+        for part, layer in zip(np.split(kept, ends), scores, strict=True)
+    ]
+
+
+def keep_neurons(weights, count):
+    """The whole neurons of largest norm."""
+    norms = np.sqrt((magnitude(weights) ** 2).mean(axis=0))
+    kept = largest(norms, count, np.ones(len(norms), bool))
+    return np.broadcast_to(kept, np.shape(weights))
+
+
+def keep_in_blocks(weights, per_block, block):
+    """The largest weights of each neuron in every block of inputs."""
+    weights = magnitude(weights)
+    mask = np.zeros(weights.shape, bool)
+    for neuron in range(weights.shape[1]):
+        for first in range(0, len(weights), block):
+            part = (slice(first, first + block), neuron)
+            everywhere = np.ones(len(weights[part]), bool)
+            mask[part] = largest(weights[part], per_block, everywhere)
+    return mask

@@ -64,7 +64,9 @@ def erk(
     }
 
 
-DISTRIBUTIONS = {"erk": erk, "uniform": uniform}
+# Of "global", the densities that layers would have if they were alike: only the sum of
+# the budgets counts.
+DISTRIBUTIONS = {"erk": erk, "uniform": uniform, "global": uniform}
 
 
 def budget(density: float, size: int) -> int:

@@ -6,6 +6,7 @@ A mask pytree is like the parameters, with a `bool` array for each sparse leaf a
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.plan import LayerPlan, Plan, alike, map_layers
-from srigl_jax.sparsity.select import largest
+from srigl_jax.sparsity.ranking import keep_in_layer, ranking_keys
 
 
 def is_masked_node(node: Any) -> bool:
@@ -32,7 +34,8 @@ def init_masks(params: Any, plan: Plan, seed: jax.typing.ArrayLike = 0) -> Any:
     """Random initial masks.
 
     Where the fan-in is constant, every neuron gets `fan_in` random inputs, in N:M
-    sparsity as many from each block; elsewhere a layer gets `budget` random positions.
+    sparsity as many from each block; elsewhere a layer gets `budget` random positions,
+    or as many random neurons as fit.
 
     Args:
       params: a pytree of arrays or `ShapeDtypeStruct`s. Masks of concrete arrays are
@@ -69,19 +72,41 @@ def _random_masks(layer: LayerPlan, keys: jax.Array) -> list[jax.Array]:
 
     def random_mask(key):
         scores = jax.random.uniform(key, (layout.fan_in, layout.neurons))
-        everywhere = jnp.ones_like(scores, bool)
-        if not layer.constant_fan_in:
-            return layout.from_matrix(largest(scores, layer.budget, everywhere))
-        blocked = (layer.blocks, layout.fan_in // layer.blocks, layout.neurons)
-        mask = largest(
-            scores.reshape(blocked),
-            layer.fan_in_per_block,
-            everywhere.reshape(blocked),
-            axis=1,
-        )
-        return layout.from_matrix(mask.reshape(scores.shape))
+        keys = ranking_keys(layer, scores, jnp.ones_like(scores, bool))
+        return layout.from_matrix(keep_in_layer(layer, keys))
 
     return list(jax.vmap(random_mask)(keys))
+
+
+def full_masks(params: Any, plan: Plan) -> Any:
+    """Masks from which nothing has been pruned yet, laid out as the parameters are."""
+    return map_layers(lambda _, leaf: jnp.ones_like(leaf, bool), plan, params)
+
+
+def without_full_masks(masks: Any) -> Any:
+    """The same masks with `optax.MaskedNode()` for each that removes nothing."""
+    return jax.tree.map(lambda m: optax.MaskedNode() if np.all(m) else m, masks)
+
+
+def densities_of(
+    masks: Any,
+) -> Callable[..., dict[str, float]]:
+    """The distribution for `make_plan` that has the densities of given masks.
+
+    Args:
+      masks: like the parameters, or by the layers' names.
+    """
+    given = {
+        leaf_name(path): np.asarray(mask)
+        for path, mask in jax.tree_util.tree_flatten_with_path(masks)[0]
+    }
+
+    def distribution(shapes, sparsity, dense=()):
+        return {
+            name: float(given[name].mean()) if name in given else 1.0 for name in shapes
+        }
+
+    return distribution
 
 
 def apply_masks(params: Any, masks: Any) -> Any:
@@ -221,12 +246,30 @@ def check_masks(masks: Any, plan: Plan, params: Any = None) -> None:
         raise ValueError(f"no mask for the sparse layers {sorted(missing)}")
     for name, mask in found.items():
         _check_layer_mask(plan[name], mask)
+    _check_shared({n: mask for n, mask in found.items() if plan[n].shared}, plan)
     if params is not None:
         _check_params(params, masks, plan)
 
 
 def _check_layer_mask(layer: LayerPlan, mask: np.ndarray) -> None:
     weights, neurons = int(mask.sum()), layer.layout.neurons
+    if layer.whole_neurons and (part := mask.any(axis=0) & ~mask.all(axis=0)).any():
+        raise ValueError(
+            f"{layer.name}: neurons exist as a whole or not at all, but {_some(part)} "
+            "have a part of their weights"
+        )
+    if layer.shared:
+        if not weights:
+            raise ValueError(f"{layer.name} has no weight at all")
+        return
+    if layer.whole_neurons:
+        fits = layer.budget // layer.layout.fan_in
+        if (found := weights // layer.layout.fan_in) != fits:
+            raise ValueError(
+                f"{layer.name} has {found} neurons; {fits} fit in its budget of "
+                f"{layer.budget} weights"
+            )
+        return
     if not layer.constant_fan_in:
         if weights != layer.budget:
             raise ValueError(
@@ -245,6 +288,21 @@ def _check_layer_mask(layer: LayerPlan, mask: np.ndarray) -> None:
         raise ValueError(
             f"{layer.name}: each active neuron should have {k} weights in every "
             f"block of {block} inputs, which active neurons {_some(wrong)} have not"
+        )
+
+
+def _check_shared(found: dict[str, np.ndarray], plan: Plan) -> None:
+    """Whole neurons need not fill a budget; how many fit depends on which they are."""
+    weights = sum(int(mask.sum()) for mask in found.values())
+    layers = [plan[name] for name in found]
+    budget = sum(layer.budget for layer in layers)
+    least = budget - max(
+        (n.layout.fan_in - 1 for n in layers if n.whole_neurons), default=0
+    )
+    if not least <= weights <= budget:
+        raise ValueError(
+            f"{sorted(found)} have {weights} weights together, their shared budget is "
+            f"{budget}"
         )
 
 

@@ -31,6 +31,9 @@ class LayerPlan:
       constant_fan_in: whether every active neuron has the same number of weights.
       block: N:M sparsity with M = block, or None.
       may_ablate: whether whole neurons may be removed.
+      shared: whether the budget is shared with the other such layers, so that only the
+        sum of them is fixed.
+      whole_neurons: whether a neuron exists with its whole fan-in or not at all.
     """
 
     name: str
@@ -40,6 +43,8 @@ class LayerPlan:
     constant_fan_in: bool
     block: int | None
     may_ablate: bool
+    shared: bool = False
+    whole_neurons: bool = False
 
     @property
     def is_sparse(self) -> bool:
@@ -72,6 +77,7 @@ def make_plan(
     distribution: Distribution = "erk",
     constant_fan_in: bool = True,
     block: int | None = None,
+    whole_neurons: bool = False,
     dense: str | Sequence[str] = (),
     last: str | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
@@ -82,10 +88,13 @@ def make_plan(
       params: a pytree of arrays or `ShapeDtypeStruct`s, of any library.
       sparsity: share of the kernels' weights to remove, in [0, 1).
       distribution: "erk", "uniform", a function `(shapes, sparsity, dense) ->
-        {name: density}`, or the densities by layer name.
+        {name: density}`, or the densities by layer name. "global" leaves it to a
+        ranking of all weights together how many each layer gets (`keep_best`).
       constant_fan_in: whether every active neuron gets the same fan-in (SRigL, N:M),
         or only the layer's budget is fixed (SET, RigL).
       block: N:M sparsity with M = block.
+      whole_neurons: whether a neuron exists with its whole fan-in or not at all; takes
+        the place of a constant fan-in. Output layers stay dense.
       dense: pattern or patterns (`re.search` in the leaf's name) of kernels to leave
         dense.
       last: pattern of the output layers, whose neurons are the classes and are never
@@ -102,9 +111,16 @@ def make_plan(
       ValueError: sparsity outside [0, 1); a pattern that matches nothing; a layer
         left without a weight, or without one for each neuron where the fan-in is
         constant; a block that does not divide a fan-in, or is given although the
-        fan-in is not constant.
+        fan-in is not constant; a constant fan-in in layers that share a budget.
     """
     distributions.check_sparsity(sparsity)
+    constant_fan_in = constant_fan_in and not whole_neurons
+    shared = isinstance(distribution, str) and distribution == "global"
+    if shared and constant_fan_in:
+        raise ValueError(
+            "distribution='global' needs constant_fan_in=False: a fan-in is given to "
+            "each layer, by 'erk' or 'uniform'"
+        )
     if block is not None and not constant_fan_in:
         raise ValueError(
             f"block={block} needs constant_fan_in=True: in N:M sparsity every block of "
@@ -115,8 +131,10 @@ def make_plan(
         return {}
     shapes = {name: layout.shape for name, layout in layouts.items()}
     dense_names = _matching(shapes, dense, "dense")
-    densities = _distribute(distribution, shapes, sparsity, dense_names)
     outputs = _output_layers(paths, last)
+    if whole_neurons:
+        dense_names |= outputs
+    densities = _distribute(distribution, shapes, sparsity, dense_names)
     plan = {}
     for name, layout in layouts.items():
         layer = LayerPlan(
@@ -126,10 +144,13 @@ def make_plan(
             budget=distributions.budget(densities[name], layout.size),
             constant_fan_in=constant_fan_in,
             block=block,
-            may_ablate=constant_fan_in and name not in outputs,
+            may_ablate=whole_neurons or (constant_fan_in and name not in outputs),
+            shared=shared and name not in dense_names,
+            whole_neurons=whole_neurons,
         )
         _check_layer(layer, sparsity)
         plan[name] = layer
+    _check_shared(plan, sparsity)
     return plan
 
 
@@ -280,6 +301,13 @@ def _check_layer(layer: LayerPlan, sparsity: float) -> None:
         f"lower sparsity={sparsity}, use another distribution, or keep the layer "
         f"dense with dense=[{layer.name!r}]"
     )
+    if layer.shared:
+        return
+    if layer.whole_neurons and layer.budget < layout.fan_in:
+        raise ValueError(
+            f"{layer.name} {layout.shape} has a budget of {layer.budget} weights, less "
+            f"than the {layout.fan_in} of one whole neuron: {remedy}"
+        )
     if layer.budget == 0:
         raise ValueError(
             f"{layer.name} {layout.shape} would keep no weight at all at density "
@@ -291,4 +319,17 @@ def _check_layer(layer: LayerPlan, sparsity: float) -> None:
             f"{layer.name} {layout.shape} has a budget of {layer.budget} weights, less "
             f"than one for each {block}{layout.neurons} neurons, so its fan-in k0 is "
             f"0: {remedy}"
+        )
+
+
+def _check_shared(plan: Plan, sparsity: float) -> None:
+    layers = [layer for layer in plan.values() if layer.shared and layer.is_sparse]
+    units = [layer.layout.fan_in if layer.whole_neurons else 1 for layer in layers]
+    budget = sum(layer.budget for layer in layers)
+    if budget < sum(units):
+        what = "neuron" if layers[0].whole_neurons else "weight"
+        raise ValueError(
+            f"sparsity={sparsity} leaves {budget} weights to {len(layers)} layers that "
+            f"share them, but one {what} in each takes {sum(units)}: lower it, or "
+            "name layers that stay dense"
         )

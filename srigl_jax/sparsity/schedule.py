@@ -44,3 +44,40 @@ def drop_fraction(
     end = jnp.maximum(jnp.asarray(t_end, jnp.float32), 1)
     progress = jnp.clip(jnp.asarray(step, jnp.float32) / end, 0, 1)
     return jnp.float32(alpha) / 2 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def pruning_due(
+    step: jax.typing.ArrayLike, start: int, end: int, delta_t: int
+) -> jax.Array | bool:
+    """Whether a dense network is pruned at this step.
+
+    Args:
+      step: i32[], 0-based.
+      start: the first step at which it is, 0 or later.
+      end: the last, no earlier than `start`.
+      delta_t: steps between two.
+
+    Returns:
+      bool[], Python's own for Python's integers.
+    """
+    on_time = ((step - start) % delta_t == 0) | (step == end)
+    return on_time & (start <= step) & (step <= end)
+
+
+def pruning_progress(step: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
+    """How much of what gradual pruning removes is gone after this step.
+
+    The cubic schedule of Zhu & Gupta (arXiv 1710.01878, section 3), which prunes fast
+    while weights are plenty: `s_t = s_f * progress` from a dense start.
+
+    Args:
+      step: i32[], 0-based.
+      start: where it is 0.
+      end: where it is 1; if that is `start`, it is 1 there.
+
+    Returns:
+      f32[]: `1 - (1 - (step - start) / (end - start))^3`, 0 before and 1 after.
+    """
+    left = jnp.asarray(end - step, jnp.float32) / max(end - start, 1)
+    progress = 1 - jnp.clip(left, 0, 1) ** 3
+    return jnp.where(jnp.asarray(step) < start, 0, progress)

@@ -67,6 +67,23 @@ def sort_keys(
     return jnp.where(where, keys, bounds.min)
 
 
+def signed_keys(scores: jax.Array, where: jax.Array) -> jax.Array:
+    """Integers that order like the scores themselves, negative ones last, for `top`.
+
+    Args:
+      scores: floating point, any shape, no NaNs.
+      where: bool, same shape: the eligible positions; all others get the least integer.
+
+    Returns:
+      i32, same shape: of their float32 values.
+    """
+    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
+    bounds = jnp.iinfo(jnp.int32)
+    # Bit patterns of negative floats ascend with their magnitude.
+    keys = jnp.where(bits < 0, bits ^ bounds.max, bits)
+    return jnp.where(where, jnp.maximum(keys, bounds.min + 2), bounds.min)
+
+
 def top(
     keys: jax.Array, count: jax.typing.ArrayLike, axis: int | None = None
 ) -> jax.Array:

@@ -214,7 +214,7 @@ BAD_PLANS = {
     ),
     "distribution": (
         dict(distribution="erdos"),
-        r"distribution is 'erdos': choose one of \['erk', 'uniform'\]",
+        r"distribution is 'erdos': choose one of \['erk', 'global', 'uniform'\]",
     ),
     "distribution without a layer": (
         dict(distribution={"head/kernel": 0.5}),
