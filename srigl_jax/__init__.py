@@ -7,8 +7,8 @@ Wrap an optax optimizer in `srigl` and it trains a sparse network:
 
 from srigl_jax._version import __version__
 from srigl_jax.at_init import grasp, snip
-from srigl_jax.projection import SparsityState, get_masks, with_masks
-from srigl_jax.pruning import prune, sr_ste
+from srigl_jax.projection import SparsityState, get_masks
+from srigl_jax.pruning import prune, sr_ste, ticket
 from srigl_jax.sparsity import (
     apply_masks,
     check_masks,
@@ -46,5 +46,5 @@ __all__ = [
     "srigl",
     "static",
     "summarize",
-    "with_masks",
+    "ticket",
 ]

@@ -14,11 +14,11 @@ from ml_collections import ConfigDict, config_dict
 
 from srigl_jax.data import DATASETS
 from srigl_jax.data.randaugment import MAX_MAGNITUDE
+from srigl_jax.methods import BLOCKED, METHODS, RANKING
 from srigl_jax.models import MODELS
 from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
 from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
 
-METHODS = ("dense", "static", "set", "rigl", "srigl")
 DTYPES = ("float32", "bfloat16")
 
 # May differ when a run is resumed: they change what is seen of it, not what it is.
@@ -46,18 +46,31 @@ def get_config() -> ConfigDict:
     config.ema = 0.0  # Decay of averaged weights, evaluated instead; 0 is off.
     config.label_smoothing = 0.0
 
-    # dense, static, set, rigl or srigl; ablation matters to srigl alone.
+    # See srigl_jax/methods.py; ablation matters to srigl alone.
     config.method = "srigl"
     config.ablation = True
     config.sparsity = 0.9
-    config.distribution = "erk"
+    config.distribution = "erk"  # Or uniform; global where weights are ranked once.
     config.dense = ()  # Patterns of layer names that stay dense.
     config.block = config_dict.placeholder(int)  # N:M sparsity with this M.
     config.delta_t = 20  # Optimizer steps between topology updates.
     config.alpha = 0.3  # Share of weights replaced by the first one.
     config.gamma_sal = 0.3
     config.gradient_window = 1  # Steps whose mean gradient decides what grows.
+    config.gradient_momentum = 0.9  # Of the sum of gradients by which snfs grows.
     config.growth_candidates = "inactive"
+    # Of static: the workdir of a finished run, or a safetensors file of masks, or a
+    # lottery ticket, instead of random ones. Sparsity is theirs then.
+    config.mask_from = config_dict.placeholder(str)
+    config.pruning = ConfigDict()
+    # Shares of the training. gradual prunes from start to end, every delta_t steps;
+    # one_shot and neurons prune once, at end.
+    config.pruning.start = 0.1
+    config.pruning.end = 0.5
+    config.pruning.ste_decay = 2e-4  # Of the weights that sr_ste has removed.
+    config.pruning.rounds = 5  # Of lottery, each a training of its own.
+    # The step that lottery rewinds to. Given to static, its state there is kept.
+    config.pruning.rewind_step = config_dict.placeholder(int)
     # Records which weights ever existed, for a bit each.
     config.track_exploration = True
 
@@ -171,12 +184,53 @@ def validate(config: ConfigDict) -> None:
             "averages over some 1,000 steps"
         )
     _check_optimizer(config.optimizer, config.epochs)
+    _check_method(config)
+
+
+def _check_method(config) -> None:
+    """Refuses fields that the method could not follow."""
+    method, pruning = config.method, config.pruning
+    _within("pruning.start", pruning.start, 0, 1)
+    _within("pruning.ste_decay", pruning.ste_decay, 0)
+    _within("pruning.rounds", pruning.rounds, 1)
+    if not pruning.start <= pruning.end < 1:
+        raise ValueError(
+            f"pruning.end is {pruning.end}: give a share of the training from "
+            f"pruning.start, {pruning.start}, to below 1"
+        )
+    if not 0 < config.gradient_momentum < 1:
+        raise ValueError(
+            f"gradient_momentum is {config.gradient_momentum}: give a number above 0 "
+            "and below 1; without one, snfs is rigl"
+        )
+    if method == "snfs" and config.gradient_window > 1:
+        raise ValueError(
+            f"gradient_window is {config.gradient_window}, but snfs grows by the sum "
+            "of all gradients: leave it at 1"
+        )
+    if config.distribution == "global" and method not in ("dense", *RANKING):
+        raise ValueError(
+            f"distribution is global, but {method} ranks no weights of different "
+            f"layers: choose erk or uniform, or a method of {', '.join(RANKING)}"
+        )
+    if config.mask_from is not None and method != "static":
+        raise ValueError(
+            f"mask_from is {config.mask_from!r}, but {method} has masks of its own: "
+            "choose method=static"
+        )
+    if pruning.rewind_step is not None:
+        _within("pruning.rewind_step", pruning.rewind_step, 0)
+        if method not in ("static", "lottery"):
+            raise ValueError(
+                f"pruning.rewind_step is {pruning.rewind_step}, but {method} does not "
+                "rewind: choose method=lottery"
+            )
     if config.block is not None:
         _within("block", config.block, 1)
-        if config.method != "srigl":
+        if method not in BLOCKED:
             raise ValueError(
-                f"block is {config.block}, but N:M sparsity needs method=srigl, not "
-                f"{config.method}"
+                f"block is {config.block}, but N:M sparsity needs method=srigl or "
+                f"sr_ste, not {method}"
             )
 
 

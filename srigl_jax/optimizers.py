@@ -10,11 +10,11 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from srigl_jax import transform
+from srigl_jax.methods import make_sparse
 
 
 def make_optimizer(
-    config: ConfigDict, total_steps: int, steps_per_epoch: int
+    config: ConfigDict, total_steps: int, steps_per_epoch: int, masks: Any = None
 ) -> optax.GradientTransformation:
     """The optimizer that the config names, wrapped so that it trains sparsely.
 
@@ -22,44 +22,13 @@ def make_optimizer(
       config: fields as in `srigl_jax.config.get_config`.
       total_steps: optimizer steps of the whole training.
       steps_per_epoch: of these, those of an epoch.
+      masks: see `methods.make_sparse`.
 
     Raises:
-      ValueError: as `transform.sparsify`.
+      ValueError: as `methods.make_sparse`.
     """
     inner = make_inner(config, total_steps, steps_per_epoch)
-    if config.method == "dense":
-        return inner
-    options = plan_options(config) | {"seed": config.seed}
-    if config.method == "static":
-        return transform.static(inner, **options)
-    options |= {
-        "total_steps": total_steps,
-        "delta_t": config.delta_t,
-        "alpha": config.alpha,
-        "gradient_window": config.gradient_window,
-    }
-    if config.method == "set":
-        return transform.set_(inner, **options)
-    if config.method == "rigl":
-        return transform.rigl(inner, **options)
-    return transform.srigl(
-        inner,
-        gamma_sal=config.gamma_sal if config.ablation else 0.0,
-        growth_candidates=config.growth_candidates,
-        **options,
-    )
-
-
-def plan_options(config: ConfigDict) -> dict[str, Any]:
-    """What `make_plan` and the transforms are given of the config."""
-    is_structured = config.method == "srigl"
-    return {
-        "sparsity": 0.0 if config.method == "dense" else config.sparsity,
-        "distribution": config.distribution,
-        "constant_fan_in": is_structured,
-        "block": config.block if is_structured else None,
-        "dense": config.dense,
-    }
+    return make_sparse(config, inner, total_steps, masks)
 
 
 def make_inner(

@@ -42,27 +42,6 @@ def get_masks(opt_state: Any) -> Any:
     Raises:
       ValueError: no sparse optimizer's state in it, or more than one.
     """
-    return _sparsity_state(opt_state).masks
-
-
-def with_masks(opt_state: Any, masks: Any) -> Any:
-    """The same optimizer state with other masks, laid out as `get_masks` has them.
-
-    For masks that are known only once data are there. Moments are as they were, so do
-    it before the first step.
-
-    Raises:
-      ValueError: as `get_masks`.
-    """
-    found = _sparsity_state(opt_state)
-    return jax.tree.map(
-        lambda node: node._replace(masks=masks) if node is found else node,
-        opt_state,
-        is_leaf=lambda node: node is found,
-    )
-
-
-def _sparsity_state(opt_state: Any) -> SparsityState:
     states = [
         node
         for node in jax.tree.leaves(
@@ -75,7 +54,7 @@ def _sparsity_state(opt_state: Any) -> SparsityState:
             f"expected the state of one sparse optimizer, found {len(states)}; pass "
             "the state of one that srigl_jax made"
         )
-    return states[0]
+    return states[0].masks
 
 
 def require_params(params: Any) -> None:

@@ -22,7 +22,7 @@ from srigl_jax.projection import (
     reset_moments,
 )
 from srigl_jax.sparsity.masks import apply_masks, full_masks, is_masked_node
-from srigl_jax.sparsity.plan import Distribution, make_plan, map_layers
+from srigl_jax.sparsity.plan import Distribution, Plan, make_plan, map_layers
 from srigl_jax.sparsity.ranking import keep_best
 from srigl_jax.sparsity.schedule import pruning_due, pruning_progress
 
@@ -226,6 +226,28 @@ def sr_ste(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def ticket(params: Any, rewound: Any, plan: Plan, masks: Any = None) -> tuple[Any, Any]:
+    """One round of iterative magnitude pruning: a lottery ticket.
+
+    Frankle & Carbin (arXiv 1803.03635); Frankle et al. (arXiv 1912.05671) for rewinding
+    to a step after the first.
+
+    Args:
+      params: trained; their magnitudes decide.
+      rewound: what those that are kept go back to: the initial parameters, or those
+        after a few steps.
+      plan: what the ticket may have, made with `constant_fan_in=False`. A round of 20 %
+        at sparsity s has `1 - 0.8 * (1 - s)`.
+      masks: of the round before; nothing comes back. None is a dense network.
+
+    Returns:
+      `(masks, weights)`: of the ticket. Train them as fixed ones, with
+      `static(inner, masks=masks)`.
+    """
+    masks = keep_best(params, plan, within=masks)
+    return masks, apply_masks(rewound, masks)
 
 
 def _choose(params, weights):

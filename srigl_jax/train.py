@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 import srigl_jax
 from srigl_jax import config as config_lib
-from srigl_jax import data, models
+from srigl_jax import data, lottery, methods, models, starts
 from srigl_jax.analysis.costs import layer_costs, total_costs
 from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.report import write_report
@@ -36,15 +36,14 @@ from srigl_jax.interrupt import GracefulStop
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
-from srigl_jax.optimizers import make_optimizer, plan_options
+from srigl_jax.optimizers import make_optimizer
 from srigl_jax.progress import ProgressDisplay, duration
-from srigl_jax.sparsity import Plan, init_masks, layer_masks, make_plan, summarize
+from srigl_jax.sparsity import Plan, layer_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import (
     explore,
     explored_shares,
     nothing_explored,
 )
-from srigl_jax.sparsity.schedule import t_end, update_due
 from srigl_jax.step import (
     State,
     evaluated,
@@ -73,7 +72,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Args:
       config: fields as in `srigl_jax.config.get_config`.
       workdir: gets checkpoints, metrics.jsonl, config.json, environment.json,
-        result.json and report.html.
+        result.json, report.html and, of a sparse network, masks.safetensors.
 
     Returns:
       The content of result.json.
@@ -84,17 +83,23 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
     """
     config_lib.validate(config)
+    if config.method == "lottery":
+        lottery.find_ticket(config, workdir, train)
+    start = starts.read_start(config, workdir)
     dataset = data.load(**config.dataset.to_dict())
     steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
     total_steps = steps_per_epoch * config.epochs
-    topology_end = t_end(total_steps)
 
     model = make_model(config, dataset)
     if config.pretrained is not None:
         load_torchvision(model, config.pretrained, head=config.pretrained_head)
     definition, params, model_state = split_model(model)
-    plan = make_plan(params, **plan_options(config))
-    optimizer = make_optimizer(config, total_steps, steps_per_epoch)
+    plan = make_plan(params, **methods.plan_options(config, start and start.masks))
+    forward = make_forward(definition, dataset.mean, dataset.std, dtype=config.dtype)
+    masks = starts.first_masks(
+        config, params, model_state, plan, start, forward, dataset
+    )
+    optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
     augment = make_augment(
         dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
     )
@@ -102,8 +107,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
     write_atomically(workdir / "environment.json", _json(_environment(config)))
 
-    state = init_state(config, params, model_state, plan, optimizer)
-    forward = make_forward(definition, dataset.mean, dataset.std, dtype=config.dtype)
+    starts.keep_start(start, workdir)
+
+    state = init_state(config, params, model_state, plan, optimizer, masks)
+    if start is not None:
+        state = start.resume(state)
+    first = int(state["step"])
     evaluate = make_evaluate(forward)
     train_step = make_train_step(
         forward,
@@ -121,24 +130,27 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         ProgressDisplay(total_steps) as display,
         GracefulStop() as stop,
     ):
-        step, state = saved.restore_latest(state) or (0, state)
-        metrics.truncate_after(step or -1)  # At the start, step 0 is recorded again.
+        step, state = saved.restore_latest(state) or (first, state)
+        # At the start, its step is recorded again.
+        metrics.truncate_after(step if step > first else first - 1)
         display.update(step)
         display.print(_greeting(config, plan, step, total_steps, workdir))
         monitor = Monitor(step, metrics, display, _seconds(read_metrics(metrics.path)))
-        if step == 0:
-            metrics.write("topology", 0, layers=_topology(state, plan))
+        if step == first:
+            metrics.write("topology", step, layers=_topology(state, plan))
         scores = None
         batches = dataset.train_batches(config.seed, config.batch_size, start=step)
         while step < total_steps and stop.received is None:
-            updates_topology = update_due(step, config.delta_t, topology_end)
+            if step == config.pruning.rewind_step:
+                starts.keep_state(workdir / starts.REWIND, state)
+            updates_topology = methods.topology_due(config, step, total_steps)
             state, measured = train_step(state, next(batches))
             step += 1
             monitor.add(measured)
             display.update(step)
             if step % config.log_every == 0 or step == total_steps:
                 monitor.flush()
-            if updates_topology and config.method not in ("dense", "static"):
+            if updates_topology:
                 state = _explored_further(state, plan)
                 metrics.write("topology", step, layers=_topology(state, plan))
             if step % config.eval_every == 0 or step == total_steps:
@@ -180,25 +192,32 @@ def init_state(
     model_state: Any,
     plan: Plan,
     optimizer: optax.GradientTransformation,
+    masks: Any,
 ) -> State:
     """The state before the first step: sparse weights, scaled to their fan-in.
 
-    Pretrained ones keep their values where the masks let them.
+    Pretrained ones keep their values where the masks let them, and so do those that
+    SNIP and GraSP have ranked. What starts dense has the weights of dense training.
     """
     weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    masks = init_masks(params, plan, config.seed)  # As the optimizer draws them.
-    if config.pretrained is None:
-        params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
-    else:
+    if config.method in methods.STARTS_DENSE:
+        opt_state = optimizer.init(params)
+        masks = srigl_jax.get_masks(opt_state)
         params = srigl_jax.apply_masks(params, masks)
+    else:
+        if config.pretrained is None and config.method not in ("snip", "grasp"):
+            params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
+        else:
+            params = srigl_jax.apply_masks(params, masks)
+        opt_state = optimizer.init(params)
     state = {
         "params": params,
         "model_state": model_state,
-        "opt_state": optimizer.init(params),
+        "opt_state": opt_state,
         "rng": jax.random.key_data(dropout_key),
         "step": jnp.zeros([], jnp.int32),
     }
-    if config.track_exploration and config.method not in ("dense", "static"):
+    if config.track_exploration and config.method in methods.DYNAMIC:
         state["explored"] = explore(nothing_explored(plan), masks, plan)
     if config.ema:
         averaged = {"params": params, "model_state": model_state}
@@ -274,6 +293,8 @@ def _finish(
         "layers": rows,
     }
     write_atomically(workdir / "result.json", _json(result))
+    if named := starts.named_masks(masks, plan):
+        starts.write_start(workdir / starts.MASKS, starts.Start(named, {}))
     updates = [r["step"] for r in history if r["kind"] == "topology" and r["step"]]
     write_report(
         workdir / "report.html",

@@ -11,11 +11,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from srigl_jax import config as config_lib
-from srigl_jax import data, train
+from srigl_jax import data, starts, train
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.condensed.description import Description
-from srigl_jax.optimizers import make_optimizer, plan_options
-from srigl_jax.sparsity import Plan, make_plan
+from srigl_jax.methods import plan_options
+from srigl_jax.optimizers import make_optimizer
+from srigl_jax.sparsity import Plan, init_masks, make_plan
 from srigl_jax.step import State, evaluated, split_model
 
 
@@ -86,11 +87,14 @@ def load_trained(
     dataset = data.load(**fields)
     model = train.make_model(config, dataset)
     definition, params, model_state = split_model(model)
-    plan = make_plan(params, **plan_options(config))
+    start = starts.read_start(config, workdir)
+    plan = make_plan(params, **plan_options(config, start and start.masks))
+    masks = init_masks(params, plan)  # Like those that are read; only shapes count.
     steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    optimizer = make_optimizer(config, steps_per_epoch * config.epochs, steps_per_epoch)
+    total_steps = steps_per_epoch * config.epochs
+    optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
     like = jax.eval_shape(
-        lambda: train.init_state(config, params, model_state, plan, optimizer)
+        lambda: train.init_state(config, params, model_state, plan, optimizer, masks)
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore_latest(like)

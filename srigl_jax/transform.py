@@ -168,7 +168,7 @@ def sparsify(
         if masks is None:
             return mask_lib.init_masks(params, layers, seed)
         check_given_masks(masks, params, layers)
-        return masks
+        return jax.tree.map(jnp.copy, masks)  # A training step may donate its state.
 
     def init(params):
         layers = plan(params)

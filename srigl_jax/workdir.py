@@ -74,12 +74,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return fields
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file whole or not at all, whenever the process is killed."""
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
+    if isinstance(content, str):
+        content = content.encode()
+    with aside.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

@@ -7,7 +7,8 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from srigl_jax.config import METHODS, get_config, load_config, validate
+from srigl_jax.config import get_config, load_config, validate
+from srigl_jax.methods import METHODS
 from srigl_jax.models import MODELS
 from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -76,6 +77,13 @@ def commands(name):
         ("batch_size", 0),
         ("delta_t", 0),
         ("gradient_window", 0),
+        ("gradient_momentum", 1.0),
+        ("gradient_momentum", 0.0),
+        ("pruning.start", -0.1),
+        ("pruning.end", 1.0),
+        ("pruning.end", NAN),
+        ("pruning.ste_decay", -1.0),
+        ("pruning.rounds", 0),
         ("log_every", 0),
         ("eval_every", 0),
         ("checkpoint_every", 0),
@@ -204,6 +212,43 @@ def test_a_choice_lists_what_there_is():
         validate(changed("optimizer.name", "lion"))
     with pytest.raises(ValueError, match="choose one of cosine, step, multistep$"):
         validate(changed("optimizer.schedule", "linear"))
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "value", "way_out"),
+    [
+        ("srigl", "mask_from", "runs/other", "choose method=static"),
+        ("rigl", "distribution", "global", "choose erk or uniform"),
+        ("gradual", "pruning.rewind_step", 3, "choose method=lottery"),
+        ("gradual", "block", 4, "needs method=srigl or sr_ste"),
+        ("snfs", "gradient_window", 2, "leave it at 1"),
+        ("gradual", "pruning.start", 0.6, "a share of the training from pruning.start"),
+    ],
+)
+def test_a_field_that_the_method_cannot_follow_is_refused(
+    method, field, value, way_out
+):
+    config = changed(field, value)
+    config.method = method
+    with pytest.raises(ValueError, match=way_out):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "value"),
+    [
+        ("static", "mask_from", "runs/other"),
+        ("static", "pruning.rewind_step", 0),
+        ("lottery", "pruning.rewind_step", 3),
+        ("sr_ste", "block", 4),
+        ("grasp", "distribution", "global"),
+        ("one_shot", "pruning.start", 0.5),
+    ],
+)
+def test_a_field_that_the_method_follows_is_accepted(method, field, value):
+    config = changed(field, value)
+    config.method = method
+    validate(config)
 
 
 def test_micro_batches_that_do_not_fill_the_batch_are_refused_with_its_size():

@@ -11,6 +11,7 @@ import tiny_network as tiny
 
 import srigl_jax
 from srigl_jax.config import get_config
+from srigl_jax.methods import METHODS
 from srigl_jax.optimizers import make_learning_rate, make_optimizer
 
 # Warm-up ends at step 10, the topology stays from step 30 on.
@@ -54,6 +55,8 @@ def train(optimizer, steps=STEPS):
 
 
 def trained(**fields):
+    if fields.get("method") == "snfs":
+        fields = {"gradient_window": 1} | fields
     return train(make_optimizer(make_config(**fields), TOTAL, PER_EPOCH))
 
 
@@ -255,6 +258,7 @@ def test_a_rate_that_is_meant_for_a_batch_scales_with_it(batch_size, peak):
 SGD = optax.chain(
     optax.add_decayed_weights(0.01), optax.sgd(schedule, momentum=0.8, nesterov=True)
 )
+UNIFORM = dict(distribution="uniform")
 PLAN = dict(sparsity=0.5, distribution="uniform", seed=3)
 UPDATES = dict(total_steps=TOTAL, delta_t=4, alpha=0.5, gradient_window=2)
 SRIGL = PLAN | UPDATES | dict(growth_candidates="all")
@@ -262,6 +266,12 @@ BY_HAND = {
     "static": ({}, lambda: srigl_jax.static(SGD, **PLAN)),
     "set": ({}, lambda: srigl_jax.set_(SGD, **PLAN | UPDATES)),
     "rigl": ({}, lambda: srigl_jax.rigl(SGD, **PLAN | UPDATES)),
+    "snfs": (
+        {"gradient_momentum": 0.7},
+        lambda: srigl_jax.snfs(
+            SGD, momentum=0.7, **PLAN | UPDATES | {"gradient_window": 1}
+        ),
+    ),
     "srigl": ({}, lambda: srigl_jax.srigl(SGD, gamma_sal=0.9, **SRIGL)),
     "srigl without ablation": (
         {"ablation": False},
@@ -271,20 +281,42 @@ BY_HAND = {
         {"block": 4, "dense": ("head",)},
         lambda: srigl_jax.srigl(SGD, gamma_sal=0.9, block=4, dense=["head"], **SRIGL),
     ),
+    "one_shot": ({}, lambda: srigl_jax.prune(SGD, 0.5, start=20, **UNIFORM)),
+    "gradual": (
+        {"pruning__end": 0.7},
+        lambda: srigl_jax.prune(SGD, 0.5, start=4, end=28, delta_t=4, **UNIFORM),
+    ),
+    "gradual, global": (
+        {"distribution": "global"},
+        lambda: srigl_jax.prune(
+            SGD, 0.5, start=4, end=20, delta_t=4, distribution="global"
+        ),
+    ),
+    "neurons": (
+        {},
+        lambda: srigl_jax.prune(SGD, 0.5, start=20, whole_neurons=True, **UNIFORM),
+    ),
+    "sr_ste": (
+        {"block": 4, "pruning__ste_decay": 0.01},
+        lambda: srigl_jax.sr_ste(SGD, 0.5, decay=0.01, block=4, **UNIFORM),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_every_method_is_the_transform_of_the_fields(name):
     fields, by_hand = BY_HAND[name]
-    assert_close(trained(method=name.split()[0], **fields), train(by_hand()))
+    assert_close(
+        trained(method=name.replace(",", " ").split()[0], **fields), train(by_hand())
+    )
 
 
 @pytest.fixture(scope="module")
 def baselines():
     return {
         method: trained(method=method)
-        for method in ("dense", "static", "set", "rigl", "srigl")
+        for method in METHODS
+        if method not in ("snip", "grasp", "lottery")
     }
 
 
@@ -313,6 +345,20 @@ FIELDS = {
         "ablation": False,
         "growth_candidates": "inactive",
     },
+    "gradual": {
+        "sparsity": 0.6,
+        "distribution": "global",
+        "dense": ("hidden",),
+        "delta_t": 5,
+        "pruning__start": 0.3,
+        "pruning__end": 0.6,
+    },
+    "sr_ste": {
+        "sparsity": 0.6,
+        "dense": ("hidden",),
+        "block": 4,
+        "pruning__ste_decay": 0.1,
+    },
 }
 
 
@@ -328,6 +374,20 @@ def test_every_field_changes_what_is_trained(baselines, method, field, value):
 def test_every_method_trains_another_network(baselines):
     weights = {leaves[-1].tobytes() for leaves in baselines.values()}
     assert len(weights) == len(baselines)
+
+
+@pytest.mark.parametrize("method", ["static", "snip", "grasp", "lottery"])
+def test_masks_that_are_given_are_trained_as_they_are(method):
+    masks = srigl_jax.init_masks(tiny.params(), tiny.plan(), seed=8)
+    optimizer = make_optimizer(make_config(method=method), TOTAL, PER_EPOCH, masks)
+    by_hand = srigl_jax.static(SGD, masks=masks)
+    assert_close(train(optimizer), train(by_hand))
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "lottery"])
+def test_a_method_that_needs_masks_says_so(method):
+    with pytest.raises(ValueError, match=f"method={method} needs masks"):
+        make_optimizer(make_config(method=method), TOTAL, PER_EPOCH)
 
 
 def test_a_run_too_short_for_a_topology_update_is_warned_of():

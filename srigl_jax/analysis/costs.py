@@ -8,7 +8,7 @@
 All is of one example, in the units of `srigl_jax.analysis.flops`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,11 @@ def total_costs(costs: Costs) -> dict[str, Any]:
 
 
 def training_costs(
-    total: Mapping[str, Any], method: str, delta_t: int, examples: int
+    total: Mapping[str, Any],
+    method: str,
+    delta_t: int,
+    examples: int,
+    removed: Sequence[float] = (),
 ) -> dict[str, dict[str, float]]:
     """FLOPs of training, of the dense network and by the method.
 
@@ -78,6 +82,7 @@ def training_costs(
       method: see `flops.training_flops`.
       delta_t: steps from one topology update to the next.
       examples: seen in the whole training, steps times batch size.
+      removed: see `flops.training_flops`.
 
     Returns:
       `per_example` and `run`, each a dict of `dense` and `method`.
@@ -85,7 +90,7 @@ def training_costs(
     dense, asked = total["flops"]["dense"], total["flops"]["asked"]
     each = {
         "dense": flops.training_flops("dense", dense, dense),
-        "method": flops.training_flops(method, dense, asked, delta_t),
+        "method": flops.training_flops(method, dense, asked, delta_t, removed),
     }
     return {
         "per_example": each,

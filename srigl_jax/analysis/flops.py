@@ -13,11 +13,22 @@ All counts are for one example.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-METHODS = ("dense", "static", "set", "rigl", "srigl")
+_SPARSE_GRADIENTS = ("static", "set", "snip", "grasp")
+_PRUNING = ("one_shot", "gradual", "neurons")
+_DENSE_GRADIENTS = ("snfs", "sr_ste")
+METHODS = (
+    "dense",
+    *_SPARSE_GRADIENTS,
+    "rigl",
+    "srigl",
+    *_DENSE_GRADIENTS,
+    *_PRUNING,
+    "lottery",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +90,29 @@ def masked_flops(layer: LayerShape, fan_ins: np.ndarray) -> int:
 
 
 def training_flops(
-    method: str, dense: float, sparse: float, delta_t: int = 100
+    method: str,
+    dense: float,
+    sparse: float,
+    delta_t: int = 100,
+    removed: Sequence[float] = (),
 ) -> float:
     """FLOPs of training on one example, forward and backward, on average over steps.
 
     The backward pass costs twice the forward pass. RigL and SRigL need the gradient of
-    all weights once in `delta_t` steps. It is what hardware that profits from sparsity
-    would spend, by RigL's formula, not what dense arrays with zeros in them do.
+    all weights once in `delta_t` steps, SNFS and SR-STE in every step. It is what
+    hardware that profits from sparsity would spend, by RigL's formula, not what dense
+    arrays with zeros in them do. All rounds of a lottery count.
 
     Args:
-      method: "dense", "static", "set", "rigl" or "srigl".
+      method: one of `METHODS`.
       dense: inference FLOPs of the dense network.
       sparse: of the sparse one.
       delta_t: steps from one topology update to the next.
+      removed: of methods that prune, the share of what they remove that is gone at
+        each step; of "lottery", in each round.
 
     Raises:
-      ValueError: another method, or delta_t below 1.
+      ValueError: another method, delta_t below 1, or no `removed` where it is needed.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
@@ -102,8 +120,14 @@ def training_flops(
         raise ValueError(f"delta_t is {delta_t}: give a number of steps, at least 1")
     if method == "dense":
         return 3 * dense
-    if method in ("static", "set"):
+    if method in _SPARSE_GRADIENTS:
         return 3 * sparse
+    if method in _DENSE_GRADIENTS:
+        return 2 * sparse + dense
+    if method in _PRUNING or method == "lottery":
+        saved = 1 - sparse / dense
+        mean = gradual_pruning_flops(dense, [saved * share for share in removed])
+        return mean * (len(removed) if method == "lottery" else 1)
     return (3 * sparse * delta_t + 2 * sparse + dense) / (delta_t + 1)
 
 

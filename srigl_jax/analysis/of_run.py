@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from srigl_jax import methods
 from srigl_jax.analysis import statistics
 from srigl_jax.analysis.costs import (
     Costs,
@@ -20,6 +21,7 @@ from srigl_jax.analysis.costs import (
 )
 from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.table import fan_in_cell, quantity, render
+from srigl_jax.data import steps_per_epoch
 from srigl_jax.sparsity import layer_masks, summarize
 from srigl_jax.sparsity.exploration import explored_shares
 from srigl_jax.trained import Trained
@@ -58,12 +60,14 @@ def analyse(trained: Trained) -> dict[str, Any]:
     layers = _layers(trained, costs, masks)
     total = total_costs(costs)
     examples = trained.step * config.batch_size
-    training = training_costs(total, config.method, config.delta_t, examples)
+    steps = steps_per_epoch(trained.dataset.num_train, config.batch_size)
+    removed = methods.removed_shares(config, trained.step, steps * config.epochs)
+    training = training_costs(total, config.method, config.delta_t, examples, removed)
     return {
         "model": config.model.name,
         "dataset": config.dataset.name,
         "method": config.method,
-        "sparsity": config.sparsity,
+        "sparsity": _sparsity(trained),
         "inference": {
             "macs": total["macs"],
             "flops": total["flops"],
@@ -93,8 +97,10 @@ def _layers(trained: Trained, costs: Costs, masks) -> list[dict[str, Any]]:
     for summary, cost in zip(summaries, costs, strict=True):
         row = dataclasses.asdict(summary) | cost
         row["explored"] = explored.get(row["name"])
-        if trained.config.method == "static" and row["sparse"]:
+        if trained.config.method in methods.FIXED and row["sparse"]:
             row["explored"] = row["density_got"]
+        if trained.config.method in methods.STARTS_DENSE and row["sparse"]:
+            row["explored"] = 1.0
         row["fan_in_histogram"] = None
         if row["name"] in masks:
             edges, counts = statistics.fan_in_histogram(masks[row["name"]])
@@ -104,6 +110,15 @@ def _layers(trained: Trained, costs: Costs, masks) -> list[dict[str, Any]]:
             }
         rows.append(row)
     return rows
+
+
+def _sparsity(trained: Trained) -> float:
+    """Of the config, or of the masks that it names."""
+    if trained.config.mask_from is None:
+        return trained.config.sparsity
+    layers = trained.plan.values()
+    budget = sum(layer.budget for layer in layers)
+    return 1 - budget / sum(layer.layout.size for layer in layers)
 
 
 def _bytes(trained: Trained, weights: dict[str, int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from srigl_jax.analysis.flops import METHODS as FLOPS_METHODS
 from srigl_jax.analysis.flops import (
     LayerShape,
     condensed_bytes,
@@ -19,6 +20,7 @@ from srigl_jax.analysis.flops import (
 )
 from srigl_jax.analysis.network import read_network
 from srigl_jax.condensed import condense
+from srigl_jax.methods import METHODS
 from srigl_jax.models import ResNet50
 from srigl_jax.sparsity.distribution import erk
 from srigl_jax.sparsity.layout import leaf_name
@@ -104,6 +106,27 @@ def test_training_takes_three_passes_and_now_and_then_a_dense_gradient():
     assert training_flops("rigl", 100, 10, delta_t=4) == (3 * 10 * 4 + 2 * 10 + 100) / 5
 
 
+def test_dense_gradients_cost_in_every_step():
+    assert training_flops("snfs", 100, 10) == 20 + 100
+    assert training_flops("sr_ste", 100, 10) == 20 + 100
+
+
+def test_pruning_costs_what_is_left_at_each_step():
+    assert training_flops("gradual", 100, 10, removed=[0, 0.5, 1, 1]) == pytest.approx(
+        3 * (100 + 55 + 10 + 10) / 4
+    )
+
+
+def test_a_lottery_costs_all_of_its_rounds():
+    assert training_flops("lottery", 100, 10, removed=[0, 0.5, 1]) == pytest.approx(
+        3 * (100 + 55 + 10)
+    )
+
+
+def test_every_method_of_the_trainer_can_be_counted():
+    assert set(FLOPS_METHODS) == set(METHODS)
+
+
 def test_gradual_pruning_costs_its_mean_density():
     assert gradual_pruning_flops(100, [0.0, 0.5, 0.75, 0.75]) == 300 * 0.5
 
@@ -111,7 +134,8 @@ def test_gradual_pruning_costs_its_mean_density():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: training_flops("lottery", 1, 1), "method is 'lottery'"),
+        (lambda: training_flops("prune", 1, 1), "method is 'prune'"),
+        (lambda: training_flops("gradual", 1, 1), "sparsities is empty"),
         (lambda: training_flops("rigl", 1, 1, delta_t=0), "delta_t is 0"),
         (lambda: gradual_pruning_flops(1, []), "sparsities is empty"),
     ],
