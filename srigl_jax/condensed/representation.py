@@ -142,6 +142,11 @@ def check_condensed(c: Condensed) -> None:
     """
     values, indices, active = map(np.asarray, (c.values, c.indices, c.active))
     fan_in, neurons = c.layout.fan_in, c.layout.neurons
+    if max(fan_in, neurons) >= 2**31:
+        raise ValueError(
+            f"the kernel {c.layout.shape} has fan-in {fan_in} and {neurons} neurons: "
+            "both must be below 2**31"
+        )
     if values.ndim != 2 or values.shape != indices.shape:
         raise ValueError(
             f"values and indices must both be [active, k]: they have shapes "

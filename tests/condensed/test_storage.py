@@ -11,7 +11,7 @@ import safetensors.numpy
 from flax import nnx
 
 from srigl_jax import models
-from srigl_jax.condensed import storage
+from srigl_jax.condensed import native, storage
 from srigl_jax.condensed.description import Description
 from srigl_jax.condensed.modules import CondensedConv, CondensedLinear
 from srigl_jax.condensed.representation import condense, narrow
@@ -362,6 +362,18 @@ FORGERIES = {
         ),
         "layer layers/0: there is no kernel .* with neurons on axes",
     ),
+    "a fan-in that no index reaches": (
+        lambda m, t: m["modules"]["layers/0"]["variables"]["condensed"].update(
+            layout={"shape": [2**31, 8], "neuron_axes": [1]}
+        ),
+        r"layer layers/0: .* has fan-in 2147483648 .* must be below 2\*\*31",
+    ),
+    "more neurons than numbers": (
+        lambda m, t: m["modules"]["layers/0"]["variables"]["condensed"].update(
+            layout={"shape": [32, 2**64 + 8], "neuron_axes": [1]}
+        ),
+        r"layer layers/0: .* must be below 2\*\*31",
+    ),
     "widths that do not fit": (
         lambda m, t: t.update({"layers/1/kernel": np.zeros((7, 3), np.float32)}),
         "its layers do not work together",
@@ -394,6 +406,40 @@ def test_a_forgery_is_refused_whatever_its_digests(saved, forgery):
     change, message = FORGERIES[forgery]
     forge(saved, change)
     assert_refused(saved, message)
+
+
+def forge_convolution(tmp_path, shape, **attributes):
+    """A convolutional network on disk, its first kernel said to be of another shape."""
+    directory = tmp_path / "model"
+    storage.save(directory, condensed_convnet()[1], CONVNET)
+
+    def change(manifest, _):
+        entry = manifest["modules"]["convs/0"]
+        entry["variables"]["condensed"]["layout"]["shape"] = shape
+        entry["attributes"].update(attributes)
+
+    forge(directory, change)
+    return directory
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 2**30, 2, 4], [2**32, 2**32, 2, 4], [2**21, 2**21, 2**22, 4]]
+)
+def test_a_kernel_larger_than_any_index_is_refused(tmp_path, shape):
+    directory = forge_convolution(tmp_path, shape)
+    assert_refused(directory, r"layer convs/0: .* must be below 2\*\*31")
+
+
+@pytest.mark.skipif(not native.available(), reason="the C++ kernels are not built")
+def test_a_kernel_that_needs_absurd_memory_is_an_error_when_it_runs(tmp_path):
+    """Kernels larger than the image make sense, so loading it is no error."""
+    shape = [1, 1_000_000_000, 2, 4]
+    directory = forge_convolution(
+        tmp_path, shape, padding="SAME", implementation="native"
+    )
+    model, _ = storage.load(directory)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no room to pack the inputs"):
+        jax.block_until_ready(model(images()))
 
 
 @pytest.mark.parametrize("position", range(0, 4000, 397))

@@ -3,6 +3,8 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -111,10 +113,24 @@ ffi::Error error_of(Status status, int64_t fan_in, int64_t neurons) {
     case Status::kBadWindows:
       return ffi::Error::InvalidArgument(
           "condensed layer: its arrangement in windows is damaged");
+    case Status::kNoMemory:
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                        "condensed layer: there is no room to pack the inputs of a fan-in"
+                        " of " + std::to_string(fan_in));
     case Status::kOk:
       break;
   }
   return ffi::Error::Success();
+}
+
+// Whether the product of sizes that come from a file can be indexed with 32 bits.
+bool is_indexable(std::initializer_list<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes)
+    if (size < 0 || __builtin_mul_overflow(product, size, &product) ||
+        product > std::numeric_limits<int32_t>::max())
+      return false;
+  return true;
 }
 
 ffi::Error solve(ffi::ThreadPool pool, Problem& p, ffi::Buffer<ffi::F32> values,
@@ -152,6 +168,8 @@ ffi::Error matmul(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
   const auto in = x.dimensions(), out = y->dimensions();
   if (in.size() != 2 || out.size() != 2 || in[0] != out[0])
     return ffi::Error::InvalidArgument("x and y must be [batch, features]");
+  if (!is_indexable({in[1]}) || !is_indexable({out[1]}))
+    return ffi::Error::InvalidArgument("fan-in and neurons must be below 2**31");
   Problem p = {};
   p.x = x.typed_data();
   p.y = y->typed_data();
@@ -190,6 +208,14 @@ ffi::Error convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
   p.groups = window[6];
   if (p.groups < 1 || p.channels % p.groups || p.neurons % p.groups)
     return ffi::Error::InvalidArgument("groups must divide channels and neurons");
+  for (size_t i = 0; i < window.size(); ++i)
+    if (const bool is_padding = i == 4 || i == 5;
+        window[i] < !is_padding || !is_indexable({window[i]}))
+      return ffi::Error::InvalidArgument(
+          "kernel and strides must be from 1 up, padding from 0, all below 2**31");
+  if (!is_indexable({p.kernel_height, p.kernel_width, p.group_channels()}) ||
+      !is_indexable({p.neurons}))
+    return ffi::Error::InvalidArgument("fan-in and neurons must be below 2**31");
   return solve(pool, p, values, indices, active, bias, instructions);
 }
 

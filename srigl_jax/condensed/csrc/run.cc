@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <thread>
 #include <vector>
 
 namespace srigl {
@@ -22,12 +21,17 @@ constexpr int64_t kTasksPerThread = 6;
 // to which two.
 constexpr int64_t kNearBytes = 160 * 1024;
 constexpr int64_t kFarBytes = 384 * 1024;
+// The room that a call may ask for at a time, and the room that a thread keeps after it,
+// in bytes. A layer that needs more is a damaged one: systems that promise memory which
+// they do not have would otherwise kill the process.
+constexpr int64_t kMostBytes = int64_t{4} << 30;
+constexpr int64_t kKeptBytes = int64_t{16} << 20;
 
 // Into how many tasks it is worth splitting `work`, of which `unit` takes as long as waking
-// a thread.
-int64_t tasks_for(int64_t work, int64_t unit, int64_t threads) {
+// a thread. Sizes of any file are multiplied here: no integer would hold all of them.
+int64_t tasks_for(double work, double unit, int64_t threads) {
   if (threads == 1 || work < 2 * unit) return 1;
-  return std::min(2 * work / unit, kTasksPerThread * threads);
+  return std::min<double>(2 * work / unit, kTasksPerThread * threads);
 }
 
 bool active_is_valid(const Problem& p) {
@@ -72,8 +76,8 @@ struct Free {
   void operator()(float* p) const { std::free(p); }
 };
 
-// Room for packed inputs, kept by each thread and aligned to cache lines: a vector
-// that crosses one costs two loads.
+// Room for packed inputs, kept by each thread up to kKeptBytes and aligned to cache lines:
+// a vector that crosses one costs two loads.
 struct Scratch {
   std::unique_ptr<float, Free> buffer;
   int64_t size = 0;
@@ -95,7 +99,8 @@ Scratch& scratch_of(int64_t floats) {
 
 Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
                   const ParallelFor& parallel_for) {
-  const int64_t tasks = tasks_for(p.active_count * p.k, kSingleWork, threads);
+  const double work = static_cast<double>(p.active_count) * p.k;
+  const int64_t tasks = tasks_for(work, kSingleWork, threads);
   const auto chunks = make_chunks(p, (p.active_count + tasks - 1) / tasks);
   std::atomic<bool> ok{true};
   parallel_for(chunks.size(), [&](int64_t task) {
@@ -107,6 +112,7 @@ Status run_single(const Problem& p, const Kernels& kernels, int64_t threads,
 Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
                      const ParallelFor& parallel_for) {
   const int64_t taps_count = p.fan_in();
+  if (taps_count > kMostBytes / 4 / p.neurons) return Status::kNoMemory;
   std::vector<float> taps(taps_count * p.neurons, 0.0f);
   for (int64_t i = 0; i < p.active_count; ++i)
     for (int64_t j = 0; j < p.k; ++j) {
@@ -118,7 +124,8 @@ Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
       taps[tap * p.neurons + p.active[i]] += p.values[at];
     }
   const int64_t rows = p.batch * p.out_height;
-  const int64_t work = p.positions() * p.neurons * (taps_count + kMoveWork);
+  const double outputs = static_cast<double>(p.positions()) * p.neurons;
+  const double work = outputs * (taps_count + kMoveWork);
   const int64_t tasks = std::min(rows, tasks_for(work, kTileWork, threads));
   parallel_for(tasks, [&](int64_t task) {
     kernels.depthwise(p, taps.data(), rows * task / tasks, rows * (task + 1) / tasks);
@@ -141,24 +148,30 @@ int tile_vectors(const Problem& p, int64_t width) {
 Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                  const ParallelFor& parallel_for) {
   const int64_t width = kernels.width, positions = p.positions();
+  if (p.fan_in() > kMostBytes / 4 / width) return Status::kNoMemory;
   const int vectors = tile_vectors(p, width);
   const int64_t lanes = vectors * width, input_floats = p.fan_in() * lanes;
   const auto chunks = make_chunks(p, kTileNeurons);
   // Pieces of work are chunks of neurons at tiles of positions, all of a tile together.
   const int64_t count = chunks.size();
   const int64_t tiles = (positions + lanes - 1) / lanes, pieces = tiles * count;
-  const int64_t moved = p.groups * p.fan_in() + p.neurons;
-  const int64_t work = tiles * lanes * (p.active_count * p.k + kMoveWork * moved);
+  const double moved = static_cast<double>(p.groups) * p.fan_in() + p.neurons;
+  const double weights = static_cast<double>(p.active_count) * p.k;
+  const double work = tiles * lanes * (weights + kMoveWork * moved);
   const int64_t tasks = std::min(pieces, tasks_for(work, kTileWork, threads));
   const std::vector<float> zeros(p.group_channels(), 0.0f);
   // Tells the packed inputs of this call from what an earlier one has left.
   static std::atomic<int64_t> calls{0};
   const int64_t call = ++calls;
   std::vector<std::atomic<bool>> is_checked(count);
-  std::atomic<bool> ok{true};
+  std::atomic<bool> ok{true}, has_room{true};
   parallel_for(tasks, [&](int64_t task) {
     Scratch& scratch = scratch_of(input_floats + kTileNeurons * lanes);
     float* inputs = scratch.floats();
+    if (!inputs) {
+      has_room = false;
+      return;
+    }
     for (int64_t i = pieces * task / tasks; i < pieces * (task + 1) / tasks; ++i) {
       const int64_t tile = i / count, begin = tile * lanes;
       const int64_t size = std::min(lanes, positions - begin);
@@ -177,7 +190,9 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
       }
       kernels.tile(p, chunk, begin, size, vectors, inputs, inputs + input_floats);
     }
+    if (scratch.size * 4 > kKeptBytes) scratch = {};
   });
+  if (!has_room) return Status::kNoMemory;
   return ok ? Status::kOk : Status::kBadIndex;
 }
 
@@ -198,7 +213,7 @@ Status run(const Windows& w, const Kernels& kernels, int64_t threads,
   for (int64_t b = 0; b < w.batch; ++b)
     for (int64_t n = 0; n < w.outputs; ++n)
       w.y[b * w.outputs + n] = w.bias ? w.bias[n] : 0.0f;
-  const int64_t work = w.batch * w.steps * kernels.width;
+  const double work = static_cast<double>(w.batch) * w.steps * kernels.width;
   const int64_t tasks = std::min(w.groups, tasks_for(work, kWindowsWork, threads));
   std::atomic<bool> ok{true};
   parallel_for(tasks, [&](int64_t task) {

@@ -13,7 +13,7 @@ namespace srigl {
 using ParallelFor =
     std::function<void(int64_t count, const std::function<void(int64_t)>& task)>;
 
-enum class Status { kOk, kBadIndex, kBadActive, kBadWindows };
+enum class Status { kOk, kBadIndex, kBadActive, kBadWindows, kNoMemory };
 
 // Computes the whole of p.y. `threads` says into how many parts it is worth splitting.
 Status run(const Problem& p, const Kernels& kernels, int64_t threads,
