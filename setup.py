@@ -63,8 +63,10 @@ setup(
         Extension(
             "srigl_jax.condensed._kernels",
             [f"{SOURCES}/{name}.cc" for name in INSTRUCTIONS],
-            depends=[f"{SOURCES}/{name}.h" for name in ("arrange", "kernels", "run")]
-            + [f"{SOURCES}/kernels_impl.h"],
+            depends=[
+                f"{SOURCES}/{name}.h"
+                for name in ("arrange", "kernels", "kernels_impl", "run", "work")
+            ],
             optional=True,
         )
     ],

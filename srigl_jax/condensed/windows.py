@@ -57,6 +57,7 @@ def arrange(c: Condensed) -> Windows:
 
     Raises:
       ValueError: the layer is damaged.
+      MemoryError: there is no room for the arrangement.
       RuntimeError: the C++ kernels are not built.
     """
     native.require()
@@ -73,6 +74,8 @@ def arrange(c: Condensed) -> Windows:
             *map(ctypes.c_int64, (*values.shape, c.layout.fan_in, width, window)),
         )
     )
+    if not made.value:
+        raise MemoryError(f"no memory to arrange a layer of shape {c.layout.shape}")
     try:
         library.srigl_arranged_steps.restype = ctypes.c_int64
         steps = library.srigl_arranged_steps(made)

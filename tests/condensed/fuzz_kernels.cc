@@ -1,10 +1,13 @@
 // Runs the kernels, with vectors of FUZZ_WIDTH floats, on random problems and compares
 // them with the plain formula. Built and run by test_native.py under sanitizers, which
-// see any access beyond the arrays: they are allocated to the byte.
+// see any access beyond the arrays, which are allocated to the byte, and any race between
+// the threads that share a call.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <stdexcept>
+#include <thread>
 #include <vector>
 
 #define SRIGL_WIDTH FUZZ_WIDTH
@@ -14,6 +17,7 @@
 
 #include "arrange.h"
 #include "run.h"
+#include "work.h"
 
 namespace srigl {
 const Kernels& plain_kernels() { return fuzz::kKernels; }
@@ -45,9 +49,23 @@ std::vector<float> floats(int64_t count) {
   return exactly(v);
 }
 
-const srigl::ParallelFor in_turn = [](int64_t count, const auto& task) {
-  for (int64_t i = 0; i < count; ++i) task(i);
-};
+std::vector<std::thread> helpers;
+
+// On real threads, which may still look for tasks when the call has returned. Now and then
+// there are fewer of them than the call asks for.
+srigl::ParallelFor on_threads(int64_t threads) {
+  return [threads](int64_t count, const std::function<void(int64_t)>& task) {
+    srigl::share(count, task, threads, [](auto help) {
+      if (draw(0, 9) == 0) throw std::runtime_error("no thread is left");
+      helpers.emplace_back(help);
+    });
+  };
+}
+
+void join_helpers() {
+  for (std::thread& helper : helpers) helper.join();
+  helpers.clear();
+}
 
 void fail(const char* what, int64_t problem) {
   std::printf("problem %ld: %s\n", static_cast<long>(problem), what);
@@ -136,13 +154,14 @@ void check(int64_t problem) {
   p.bias = draw(0, 1) ? bias.data() : nullptr;
   p.y = y.data();
   const int64_t threads = draw(1, 4);
+  const auto parallel_for = on_threads(threads);
 
   const auto want = expected(p, wide);
   for (int bytes : {2, 4}) {
     std::fill(y.begin(), y.end(), NAN);
     p.index_bytes = bytes;
     p.indices = bytes == 2 ? static_cast<const void*>(narrow.data()) : wide.data();
-    if (run(p, srigl::fuzz::kKernels, threads, in_turn) != Status::kOk)
+    if (run(p, srigl::fuzz::kKernels, threads, parallel_for) != Status::kOk)
       fail("a good problem was refused", problem);
     compare(y, want, problem);
   }
@@ -152,14 +171,14 @@ void check(int64_t problem) {
       auto damaged = wide;
       damaged[draw(0, wide.size() - 1)] = bad;
       p.indices = damaged.data();
-      if (run(p, srigl::fuzz::kKernels, threads, in_turn) != Status::kBadIndex)
+      if (run(p, srigl::fuzz::kKernels, threads, parallel_for) != Status::kBadIndex)
         fail("a bad index was accepted", problem);
     }
     auto damaged = active;
     damaged[draw(0, active.size() - 1)] = draw(0, 1) ? -1 : p.neurons;
     p.indices = wide.data();
     p.active = damaged.data();
-    if (run(p, srigl::fuzz::kKernels, threads, in_turn) != Status::kBadActive)
+    if (run(p, srigl::fuzz::kKernels, threads, parallel_for) != Status::kBadActive)
       fail("a bad neuron was accepted", problem);
     p.active = active.data();
   }
@@ -184,7 +203,7 @@ void check(int64_t problem) {
     w.bases = a.bases.data();
     w.starts = a.starts.data();
     w.neurons = a.neurons.data();
-    return run(w, kernels, threads, in_turn);
+    return run(w, kernels, threads, parallel_for);
   };
   if (attempt() != Status::kOk) fail("a good arrangement was refused", problem);
   compare(y, want, problem);
@@ -202,10 +221,25 @@ void check(int64_t problem) {
     }
 }
 
+// Every task of a call is run once, also by calls that follow at once.
+void check_sharing(int64_t problem) {
+  for (int call = 0; call < 4; ++call) {
+    const int64_t count = draw(0, 200);
+    std::vector<int> runs(count);
+    on_threads(draw(1, 4))(count, [&](int64_t i) { ++runs[i]; });
+    for (int n : runs)
+      if (n != 1) fail("a task was not run once", problem);
+  }
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
   const int64_t problems = std::atoll(arguments[1]);
-  for (int64_t problem = 0; problem < problems; ++problem) check(problem);
+  for (int64_t problem = 0; problem < problems; ++problem) {
+    check(problem);
+    check_sharing(problem);
+    join_helpers();
+  }
   std::printf("%ld problems\n", static_cast<long>(problems));
 }

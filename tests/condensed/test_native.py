@@ -108,25 +108,31 @@ def _processor_flags():
     return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [4, 8, 16])
-def test_sanitizers_find_nothing(tmp_path, width):
-    """Random shapes, empty ones and bad indices, under ASan and UBSan.
+FLAGS = {
+    "plain": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": [
+        *("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq"),
+        "-mprefer-vector-width=512",
+    ],
+}
 
-    Vectors of 16 floats are emulated with narrower ones, so that the code for AVX-512
-    is run on machines without it.
-    """
+
+def fuzz(tmp_path, width, instructions, sanitizers):
+    """Compiles the kernels with sanitizers and runs them on random problems."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed")
+    if instructions != "plain" and instructions not in _processor_flags():
+        pytest.skip(f"this machine has no {instructions}")
     binary = tmp_path / "fuzz"
-    flags = ["-mavx2", "-mfma"] if width > 4 and "avx2" in _processor_flags() else []
     sources = [Path(__file__).parent / "fuzz_kernels.cc"]
     sources += [SOURCES / f"{name}.cc" for name in ("run", "arrange")]
     subprocess.run(
         [
-            *(compiler, "-std=c++17", "-O1", "-g", f"-DFUZZ_WIDTH={width}", *flags),
-            *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+            *(compiler, "-std=c++17", "-O1", "-g", "-pthread"),
+            *(f"-DFUZZ_WIDTH={width}", *FLAGS[instructions]),
+            *(f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"),
             *(f"-I{SOURCES}", *map(str, sources), "-o", str(binary)),
         ],
         check=True,
@@ -134,3 +140,23 @@ def test_sanitizers_find_nothing(tmp_path, width):
     done = subprocess.run([binary, "400"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "400 problems" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "instructions"),
+    [(4, "plain"), (8, "avx2"), (16, "avx2"), (16, "avx512")],
+)
+def test_sanitizers_find_nothing(tmp_path, width, instructions):
+    """Random shapes, empty ones and bad indices, under ASan and UBSan.
+
+    Vectors of 16 floats are also emulated with narrower ones, so that most of the code
+    for AVX-512 is run on machines without it.
+    """
+    fuzz(tmp_path, width, instructions, "address,undefined")
+
+
+@pytest.mark.slow
+def test_threads_do_not_race(tmp_path):
+    """The same, the tasks of each call shared by real threads, under TSan."""
+    fuzz(tmp_path, 8, "plain", "thread")

@@ -1,17 +1,16 @@
 // The kernels as XLA custom calls, on XLA's own threads.
 #include <algorithm>
-#include <atomic>
-#include <chrono>
+#include <exception>
 #include <functional>
 #include <initializer_list>
 #include <limits>
-#include <memory>
+#include <new>
 #include <string>
-#include <thread>
-#include <vector>
+#include <utility>
 
 #include "arrange.h"
 #include "run.h"
+#include "work.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -19,85 +18,26 @@ namespace ffi = xla::ffi;
 namespace srigl {
 namespace {
 
-// The tasks of one call, shared by the calling thread and helpers from the pool.
-//
-// Each of them has a part of the tasks, the same in every call, so that the weights of a
-// layer stay in the cache of one core; whoever has done its own takes from the ends of the
-// others'. The caller waits only for tasks that helpers have begun: a pool whose threads
-// are all busy delays nothing. A helper that comes late finds none left, so what it looks
-// at must outlive the call.
-class Work {
- public:
-  Work(int64_t count, const std::function<void(int64_t)>& task, int64_t threads)
-      : task_(task), left_(count), parts_(threads) {
-    for (int64_t t = 0; t < threads; ++t)
-      parts_[t] = pack(count * t / threads, count * (t + 1) / threads);
-  }
-
-  void run(int64_t thread) {
-    const int64_t threads = parts_.size();
-    for (int64_t t = 0; t < threads; ++t) {
-      Part& part = parts_[(thread + t) % threads];
-      for (int64_t i; (i = part.take(t == 0)) >= 0;) {
-        task_(i);
-        left_.fetch_sub(1);
-      }
-    }
-  }
-
-  // Tasks take microseconds: sleeping and waking would cost more than waiting, unless the
-  // system has taken the core from a thread that has a task.
-  void wait() const {
-    const auto patience =
-        std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-    while (left_.load() != 0)
-      if (std::chrono::steady_clock::now() > patience) std::this_thread::yield();
-  }
-
- private:
-  // Tasks [first, last) are left: both in one word, so that they change together.
-  struct Part {
-    std::atomic<uint64_t> range{0};
-
-    Part() = default;
-    Part& operator=(uint64_t packed) {
-      range = packed;
-      return *this;
-    }
-
-    // The first or the last task that is left, or -1.
-    int64_t take(bool is_first) {
-      uint64_t now = range.load();
-      while (true) {
-        const uint64_t first = now >> 32, last = now & 0xffffffff;
-        if (first >= last) return -1;
-        const uint64_t then = is_first ? pack(first + 1, last) : pack(first, last - 1);
-        if (range.compare_exchange_weak(now, then)) return is_first ? first : last - 1;
-      }
-    }
+ParallelFor on_pool(ffi::ThreadPool pool, int64_t threads) {
+  return [pool, threads](int64_t count, const std::function<void(int64_t)>& task) {
+    share(count, task, threads, [&](std::function<void()> help) {
+      ffi::ThreadPool scheduler = pool;
+      scheduler.Schedule(std::move(help));
+    });
   };
+}
 
-  static uint64_t pack(uint64_t first, uint64_t last) { return first << 32 | last; }
-
-  const std::function<void(int64_t)> task_;
-  std::atomic<int64_t> left_;
-  std::vector<Part> parts_;
-};
-
-ParallelFor on_pool(ffi::ThreadPool pool, int64_t most) {
-  return [pool, most](int64_t count, const std::function<void(int64_t)>& task) {
-    const int64_t threads = std::min(most, count);
-    if (threads <= 1) {
-      for (int64_t i = 0; i < count; ++i) task(i);
-      return;
-    }
-    auto work = std::make_shared<Work>(count, task, threads);
-    ffi::ThreadPool scheduler = pool;
-    for (int64_t t = 1; t < threads; ++t)
-      scheduler.Schedule([work, t] { work->run(t); });
-    work->run(0);
-    work->wait();
-  };
+// What `call` returns; an exception, which must not leave a handler, as an error.
+template <typename Call>
+ffi::Error without_exceptions(const Call& call) {
+  try {
+    return call();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "condensed layer: out of memory");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("condensed layer: ") + error.what());
+  }
 }
 
 ffi::Error error_of(Status status, int64_t fan_in, int64_t neurons) {
@@ -255,9 +195,19 @@ ffi::Error windows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
   return error_of(run(w, *kernels, threads, on_pool(pool, threads)), in[1], out[1]);
 }
 
+// A handler that throws nothing.
+template <auto handler>
+struct Guarded;
+template <typename... Arguments, ffi::Error (*handler)(Arguments...)>
+struct Guarded<handler> {
+  static ffi::Error call(Arguments... arguments) {
+    return without_exceptions([&] { return handler(arguments...); });
+  }
+};
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, windows,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, Guarded<windows>::call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -269,7 +219,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, windows,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, matmul,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, Guarded<matmul>::call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -280,7 +230,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, matmul,
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<std::string_view>("instructions"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_convolution, convolution,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_convolution, Guarded<convolution>::call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -308,12 +258,17 @@ __attribute__((visibility("default"))) int64_t srigl_window() {
   return srigl::kernels_for("")->window;
 }
 
-// An arrangement, to be freed; then its number of steps and its arrays.
+// An arrangement, to be freed, or null for want of memory; then its number of steps and
+// its arrays.
 __attribute__((visibility("default"))) void* srigl_arrange(
     const float* values, const int32_t* indices, const int32_t* active,
     int64_t active_count, int64_t k, int64_t fan_in, int64_t width, int64_t window) {
-  return new srigl::Arrangement(srigl::arrange(values, indices, active, active_count, k,
-                                               fan_in, width, window));
+  try {
+    return new srigl::Arrangement(srigl::arrange(values, indices, active, active_count, k,
+                                                 fan_in, width, window));
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 __attribute__((visibility("default"))) int64_t srigl_arranged_steps(void* arrangement) {
   return static_cast<srigl::Arrangement*>(arrangement)->bases.size();
