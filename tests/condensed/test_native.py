@@ -11,6 +11,8 @@ from layers import random_layer
 
 from srigl_jax.condensed import native
 from srigl_jax.condensed.matmul import condensed_matmul
+from srigl_jax.condensed.representation import condense
+from srigl_jax.condensed.windows import arrange, windows_matmul
 
 needs_kernels = pytest.mark.skipif(
     not native.available(), reason="the C++ kernels are not built"
@@ -25,7 +27,7 @@ def test_the_kernels_are_built_where_there_is_a_compiler():
 
 
 @needs_kernels
-@pytest.mark.parametrize("batch", [1, 3, 20, 40])
+@pytest.mark.parametrize("batch", [1, 3, 20, 40, 65])
 def test_every_instruction_set_of_this_machine(rng, batch):
     best = native.instructions()
     sets = {"plain": ["plain"], "avx2": ["plain", "avx2"]}
@@ -35,6 +37,21 @@ def test_every_instruction_set_of_this_machine(rng, batch):
         arrays = c.values, c.indices, c.active, c.bias
         y = native.product(c.layout, x, *arrays, instructions=name)
         np.testing.assert_allclose(y, x @ dense + bias, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("m", [16, 32])
+def test_n_of_m_masks(rng, m):
+    """Blocks as wide as the vectors and the windows, which all lanes share."""
+    fan_in, neurons, n = 4 * m, 40, m // 8
+    ranks = rng.random((4, m, neurons)).argsort(1).argsort(1)
+    mask = (ranks < n).reshape(fan_in, neurons)
+    kernel = rng.normal(size=(fan_in, neurons)).astype(np.float32)
+    c = condense(kernel, mask)
+    for batch in (1, 3, 33):
+        x = rng.normal(size=(batch, fan_in)).astype(np.float32)
+        for y in (condensed_matmul(x, c, "native"), windows_matmul(x, arrange(c))):
+            np.testing.assert_allclose(y, x @ (kernel * mask), rtol=1e-4, atol=1e-4)
 
 
 @needs_kernels

@@ -74,17 +74,18 @@ struct Kernels {
   // One example: packs k inputs at a time into vectors. Outputs of `chunk`.
   bool (*single)(const Problem&, const Chunk& chunk);
 
-  // Many positions: inputs [fan_in, lanes] are packed with positions in the lanes, once
-  // for all chunks; then each weight is one broadcast and some multiplications.
+  // Many positions: inputs [fan_in, lanes] are packed with positions in the lanes, by each
+  // thread for the tiles that it works on; then each weight is one broadcast and some
+  // multiplications.
   //
-  // Packs positions [begin, begin + count), count <= width, from lane 0 on. `zeros` are
-  // as many as a group has channels.
+  // Packs positions [begin, begin + count), count <= width, from lane 0 on; the other
+  // lanes of the vector are 0. `zeros` are as many as a group has channels.
   void (*pack)(const Problem&, int64_t group, int64_t begin, int64_t count,
                int64_t lanes, const float* zeros, float* inputs);
   // Whether `tile` may be called for `chunk`.
   bool (*check)(const Problem&, const Chunk& chunk);
   // Outputs of `chunk`, of at most kTileNeurons, at positions [begin, begin + count),
-  // count <= lanes, which are vectors * width, vectors 1, 2 or 4. `sums` is room for
+  // count <= lanes, which are vectors * width, vectors from 1 to 4. `sums` is room for
   // kTileNeurons * lanes.
   void (*tile)(const Problem&, const Chunk& chunk, int64_t begin, int64_t count,
                int vectors, const float* inputs, float* sums);

@@ -211,7 +211,7 @@ template <int kVectors, bool kIsFirst, typename Index>
 inline void sum_row(const float* values, const Index* indices, int64_t count,
                     const float* inputs, float* sums) {
   constexpr int kLanes = kVectors * kWidth;
-  constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 1;
+  constexpr int kUnroll = kVectors == 1 ? 8 : kVectors == 2 ? 4 : kVectors == 3 ? 2 : 1;
   Vector partial[kUnroll][kVectors];
   for (int u = 0; u < kUnroll; ++u)
     for (int v = 0; v < kVectors; ++v) partial[u][v] = zero();
@@ -327,6 +327,8 @@ void tile(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
     rows<1>(p, chunk, inputs, sums);
   else if (vectors == 2)
     rows<2>(p, chunk, inputs, sums);
+  else if (vectors == 3)
+    rows<3>(p, chunk, inputs, sums);
   else
     rows<4>(p, chunk, inputs, sums);
   write(p, chunk, begin, count, vectors * kWidth, sums);

@@ -133,14 +133,12 @@ Status run_depthwise(const Problem& p, const Kernels& kernels, int64_t threads,
   return Status::kOk;
 }
 
-// Vectors of positions in a tile: no more than there are positions for. Two keep the
+// Vectors of positions in a whole tile; the last one may have fewer. Two keep the
 // latency of multiply-add hidden and the packed inputs, which are read in any order, in
 // a core's second level of cache; four are faster where they nearly fit the first.
 int tile_vectors(const Problem& p, int64_t width) {
   const int64_t bytes = p.fan_in() * width * 4;
-  int vectors = 4 * bytes <= kNearBytes ? 4 : 2 * bytes <= kFarBytes ? 2 : 1;
-  while (vectors > 1 && p.positions() <= vectors / 2 * width) vectors /= 2;
-  return vectors;
+  return 4 * bytes <= kNearBytes ? 4 : 2 * bytes <= kFarBytes ? 2 : 1;
 }
 
 // Each thread packs the inputs of the tiles that it works on: to wait for each other's, and
@@ -149,15 +147,16 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
                  const ParallelFor& parallel_for) {
   const int64_t width = kernels.width, positions = p.positions();
   if (p.fan_in() > kMostBytes / 4 / width) return Status::kNoMemory;
-  const int vectors = tile_vectors(p, width);
-  const int64_t lanes = vectors * width, input_floats = p.fan_in() * lanes;
+  const int64_t needed = (positions + width - 1) / width;
+  const int64_t lanes = std::min<int64_t>(tile_vectors(p, width), needed) * width;
+  const int64_t input_floats = p.fan_in() * lanes;
   const auto chunks = make_chunks(p, kTileNeurons);
   // Pieces of work are chunks of neurons at tiles of positions, all of a tile together.
   const int64_t count = chunks.size();
   const int64_t tiles = (positions + lanes - 1) / lanes, pieces = tiles * count;
   const double moved = static_cast<double>(p.groups) * p.fan_in() + p.neurons;
   const double weights = static_cast<double>(p.active_count) * p.k;
-  const double work = tiles * lanes * (weights + kMoveWork * moved);
+  const double work = needed * width * (weights + kMoveWork * moved);
   const int64_t tasks = std::min(pieces, tasks_for(work, kTileWork, threads));
   const std::vector<float> zeros(p.group_channels(), 0.0f);
   // Tells the packed inputs of this call from what an earlier one has left.
@@ -175,6 +174,7 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
     for (int64_t i = pieces * task / tasks; i < pieces * (task + 1) / tasks; ++i) {
       const int64_t tile = i / count, begin = tile * lanes;
       const int64_t size = std::min(lanes, positions - begin);
+      const int vectors = (size + width - 1) / width;
       const Chunk& chunk = chunks[i % count];
       if (!is_checked[i % count]) {
         if (!kernels.check(p, chunk)) ok = false;
@@ -185,7 +185,7 @@ Status run_tiles(const Problem& p, const Kernels& kernels, int64_t threads,
       if (!(scratch.packed == wanted)) {
         for (int64_t first = 0; first < size; first += width)
           kernels.pack(p, chunk.group, begin + first, std::min(width, size - first),
-                       lanes, zeros.data(), inputs + first);
+                       vectors * width, zeros.data(), inputs + first);
         scratch.packed = wanted;
       }
       kernels.tile(p, chunk, begin, size, vectors, inputs, inputs + input_floats);
