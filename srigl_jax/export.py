@@ -7,8 +7,8 @@ Takes the last complete checkpoint of a run, as `srigl_jax.train` leaves it. For
 - `condensed`: a directory of safetensors and JSON, for `srigl_jax.predict`; each layer
   in the form that is fastest at `--batch_size`.
 - `dense`: the same, but all layers dense, without their ablated neurons.
-- `stablehlo`: one file for CPU, CUDA and TPU and for any batch size, which
-  `jax.export.deserialize` reads without this library.
+- `stablehlo`: dense, without its ablated neurons: one file for CPU, CUDA and TPU and
+  for any batch size, which `jax.export.deserialize` reads without this library.
 - `onnx`: dense, without its ablated neurons, for any batch size.
 
 All take stored pixels: the normalisation of the images is part of what is written.
@@ -21,7 +21,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ import numpy as np
 from flax import nnx
 
 from srigl_jax.condensed import storage
-from srigl_jax.condensed.convert import Conversion, condense_model
+from srigl_jax.condensed.convert import Conversion, condense_model, tolerance
 from srigl_jax.condensed.dense import all_dense
 from srigl_jax.condensed.description import Description
 from srigl_jax.predict import at_least_one
@@ -44,10 +45,8 @@ FORMATS = {
 }
 """What each format is called in the workdir, unless `--output` says otherwise."""
 
-DENSE_FORMATS = ("dense", "onnx")
-
-TOLERANCE = 1e-3
-"""The largest difference from the masked network, in units of its largest logit."""
+# XLA would write condensed layers of a batch size unknown out as dense at every call.
+DENSE_FORMATS = ("dense", "stablehlo", "onnx")
 
 _CHECKED_IMAGES = 64
 
@@ -100,8 +99,16 @@ def export(
     conversion = _convert(trained, description, format, autotune)
     print(conversion)
     print(f"writing {output}", flush=True)
-    files, run = _WRITERS[format](output, conversion.model, description, overwrite)
-    _check_difference(trained, description, output, run)
+    with _naming(output):
+        folder = _folder_beside(output)
+    with folder:
+        aside = Path(folder.name) / output.name
+        with _naming(output):
+            run = _WRITERS[format](aside, conversion.model, description)
+        _check_difference(trained, description, output, run)
+        _check_output(output, format, overwrite)
+        with _naming(output):
+            files = _move(aside, output)
     _print_sizes(trained, output, files)
     return output
 
@@ -118,24 +125,24 @@ def _convert(
         trained.masks,
         batch_size=description.batch_size,
         autotune=autotune,
-        implementation="auto" if format == "condensed" else "xla",
+        implementation="xla" if is_dense else "auto",
         example_shape=description.image_shape,
     )
     return all_dense(conversion) if is_dense else conversion
 
 
-def _write_directory(output, model, description, overwrite):
-    storage.save(output, model, description, overwrite=overwrite)
-    return sorted(output.iterdir()), load_predictor(output).logits
+def _write_directory(output, model, description):
+    storage.save(output, model, description)
+    return load_predictor(output).logits
 
 
-def _write_stablehlo(output, model, description, overwrite):
-    files = stablehlo_files(output, model, description)
-    _write_files(files)
-    return list(files), load_predictor(output).logits
+def _write_stablehlo(output, model, description):
+    for path, content in stablehlo_files(output, model, description).items():
+        path.write_bytes(content)
+    return load_predictor(output).logits
 
 
-def _write_onnx(output, model, description, overwrite):
+def _write_onnx(output, model, description):
     from srigl_jax.onnx_writer import to_onnx
 
     fields = description.to_json()
@@ -144,8 +151,8 @@ def _write_onnx(output, model, description, overwrite):
         description.image_shape,
         metadata={name: json.dumps(value) for name, value in fields.items()},
     )
-    _write_files({output: proto.SerializeToString()})
-    return [output], _onnx_runner(output)
+    output.write_bytes(proto.SerializeToString())
+    return _onnx_runner(output)
 
 
 def _onnx_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -163,7 +170,7 @@ def _onnx_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {INPUT: images})[0]
 
 
-_WRITERS: dict[str, Callable[..., tuple[list[Path], Callable]]] = {
+_WRITERS: dict[str, Callable[..., Callable]] = {
     "condensed": _write_directory,
     "dense": _write_directory,
     "stablehlo": _write_stablehlo,
@@ -171,19 +178,29 @@ _WRITERS: dict[str, Callable[..., tuple[list[Path], Callable]]] = {
 }
 
 
-def _write_files(files: dict[Path, bytes]) -> None:
-    """Writes each file whole or not at all."""
-    for path, content in files.items():
-        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(content)
-            aside.replace(path)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):  # It may not even have been made.
-                aside.unlink()
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{output} cannot be written: {error}") from error
+
+
+def _folder_beside(output: Path) -> tempfile.TemporaryDirectory:
+    """A folder on the same file system, gone once it is left."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(
+        prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
+    )
+
+
+def _move(aside: Path, output: Path) -> list[Path]:
+    """Puts what was written aside in its place; returns the files."""
+    if aside.is_dir():
+        storage.replace(output, aside)
+        return sorted(output.iterdir())
+    written = sorted(aside.parent.iterdir())
+    return [path.replace(output.with_name(path.name)) for path in written]
 
 
 def _check_output(output: Path, format: str, overwrite: bool) -> None:
@@ -229,17 +246,20 @@ def _check_difference(
     def masked(state, images):
         return on_pixels(nnx.merge(definition, state), description)(images)
 
-    expected = np.asarray(masked(state, images))
-    difference = float(np.abs(np.asarray(run(images)) - expected).max())
+    with jax.default_matmul_precision("highest"):
+        logits = masked(state, images)
+        found = np.asarray(run(images), np.float64)
+    expected = np.asarray(logits, np.float64)
+    difference = float(np.abs(found - expected).max())
     largest = float(np.abs(expected).max())
     print(
         f"largest difference from the masked network: {difference:.2g}, in logits up "
         f"to {largest:.3g}, over {len(images)} images of {description.dataset}"
     )
-    if not difference <= TOLERANCE * max(largest, 1):
+    if not difference <= tolerance(logits.dtype) * max(largest, 1):
         raise ValueError(
-            f"{output} does not compute what the masked network computes: do not use "
-            "it, and please report this with the config of the run"
+            f"{output} is not written: what would be there does not compute what the "
+            "masked network computes. Please report this with the config of the run"
         )
 
 

@@ -101,9 +101,10 @@ def stablehlo_files(
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *description.image_shape), np.uint8)
     function = jax.jit(on_pixels(model, description))
-    artefact = bytes(
-        jax.export.export(function, platforms=PLATFORMS)(images).serialize()
-    )
+    # Else the precision would be whatever each platform takes for float32.
+    with jax.default_matmul_precision("highest"):
+        exported = jax.export.export(function, platforms=PLATFORMS)(images)
+    artefact = bytes(exported.serialize())
     fields = {"description": description.to_json(), "sha256": _sha256(artefact)}
     beside = json.dumps(fields, indent=1) + "\n"
     return {path: artefact, _beside(path): beside.encode()}

@@ -226,9 +226,15 @@ def test_a_network_that_computes_something_else_is_refused(mlp, monkeypatch):
         head.bias = nnx.Param(head.bias.get_value() + 1)
         return conversion
 
+    output = export(mlp, "dense")
+    before = (output / storage.MANIFEST).read_bytes()
     monkeypatch.setattr(export_lib, "condense_model", wrong)
     with pytest.raises(ValueError, match="does not compute what the masked network"):
-        export(mlp, "condensed")
+        export(mlp, "dense", overwrite=True)
+    assert (output / storage.MANIFEST).read_bytes() == before
+    with pytest.raises(ValueError, match="stablehlo is not written"):
+        export(mlp, "stablehlo")
+    assert not [*mlp.glob("*stablehlo*"), *mlp.glob(".*.tmp")]
 
 
 def fails(capsys, *arguments):
@@ -307,8 +313,9 @@ def test_onnx_that_is_not_installed_is_named_with_the_command(mlp, capsys, monke
     )
 
 
-def test_autotune_without_a_choice_is_refused(mlp, capsys):
-    arguments = ["--workdir", mlp, "--format", "onnx", "--autotune"]
+@pytest.mark.parametrize("format", ["dense", "stablehlo"])
+def test_autotune_without_a_choice_is_refused(mlp, capsys, format):
+    arguments = ["--workdir", mlp, "--format", format, "--autotune"]
     assert "autotune has nothing to choose" in fails(capsys, *arguments)
 
 

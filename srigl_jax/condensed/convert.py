@@ -105,9 +105,9 @@ def condense_model(
         unless given. () folds nothing.
       autotune: whether to time each form of each layer on this machine, some seconds
         in all; the choice is otherwise by `choose.CROSSOVERS`.
-      implementation: of condensed layers: "auto", "xla" or "native"; or "pallas" for
-        dense layers, chosen by the crossovers of "xla", beside which convolutions
-        take "auto".
+      implementation: of condensed layers: "auto", "xla" or "native"; or "pallas", which
+        has no convolution: those take "auto" beside it. On GPUs and TPUs the rule
+        leaves every layer dense, so there only autotuning chooses it.
       example_shape: of one example, (height, width, channels) for images. Needed for
         autotuning; where it is given, the new network is also checked against the
         old one on random input.
@@ -162,6 +162,13 @@ def condense_model(
     return Conversion(converted, tuple(choices), batch_size)
 
 
+def tolerance(dtype: Any) -> float:
+    """By how much a conversion may change outputs of a type, in units of the largest."""
+    if dtype == jnp.float32:
+        return 1e-4
+    return float(np.sqrt(float(jnp.finfo(dtype).eps)))
+
+
 def _left_alone(masks, layers) -> list[LayerChoice]:
     """The sparse parameters of modules that are neither linear nor convolutions."""
     return [
@@ -197,18 +204,22 @@ def _choose(before, layer, module, implementation, spec, batch_size, timings):
         rows = math.prod(spec.shape[: 1 - layer.kernel.ndim])
     elif spec is not None:
         rows = math.prod(spec.shape) // before.inputs
-    modules = choose.candidates(layer, module, implementation, rows)
+    # Forms are built once they are wanted: to arrange windows takes time.
+    modules: dict[str, nnx.Module] = {}
     if layer.mask.all():
         form, reason = "dense", "every weight exists"
-    elif timings is None or len(modules) == 1:
+    elif timings is None or layer.obstacle:
         form, reason = choose.by_rule(layer, rows, implementation)
     elif spec is None:
         form, reason = "dense", "it is never called"
     else:
+        modules = choose.candidates(layer, module, implementation, rows)
         shape = spec.shape
         if is_narrowed:
             shape = *shape[:-1], layer.inputs
         form, reason = choose.by_time(layer, modules, shape, spec.dtype, timings)
+    if form not in modules:
+        modules[form] = choose.CANDIDATES[form](layer, module, implementation)
     choice = LayerChoice(
         name=layer.name,
         shape=before.kernel.shape,
@@ -290,14 +301,13 @@ def _check_same(masked, converted, example_shape) -> None:
     x = jnp.asarray(x, jnp.float32)
     with jax.default_matmul_precision("highest"):
         expected, got = (_run(model, x) for model in (masked, converted))
-    is_single = expected.dtype == jnp.float32
-    tolerance = 1e-4 if is_single else np.sqrt(float(jnp.finfo(expected.dtype).eps))
+    allowed = tolerance(expected.dtype)
     expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     off = np.abs(got - expected).max() / max(1.0, np.abs(expected).max())
-    if not off <= tolerance:
+    if not off <= allowed:
         raise ValueError(
             f"the converted network's outputs are off by {off:.1e} of their size "
-            f"(allowed: {tolerance:.1e}): its links do not say what it computes"
+            f"(allowed: {allowed:.1e}): its links do not say what it computes"
         )
 
 

@@ -191,14 +191,15 @@ def _written_aside(directory: Path, overwrite: bool) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
-        _replace(directory, aside)
+        replace(directory, aside)
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _replace(directory: Path, new: Path) -> None:
+def replace(directory: Path, new: Path) -> None:
+    """Puts `new`, on the same file system, in the place of a directory or of nothing."""
     if not directory.exists():
         new.rename(directory)
         return

@@ -47,6 +47,21 @@ def test_the_rule_condenses_below_the_crossover_alone(convnet, monkeypatch):
     assert layers["convs/0"].reason.endswith("is at most 0.45 (xla)")
 
 
+def test_off_the_cpu_layers_are_dense_unless_timed(convnet, monkeypatch):
+    monkeypatch.setattr(choose.jax, "default_backend", lambda: "gpu")
+    layers = by_name(condense_model(*convnet))
+    assert {x.form for x in layers.values()} <= {"dense", "narrowed dense"}
+    assert "nothing was measured on gpu" in layers["hidden"].reason
+
+
+def test_only_the_form_that_is_chosen_is_built(convnet, monkeypatch):
+    limits = dict.fromkeys(choose.CROSSOVERS, ((float("inf"), 0.0),))
+    monkeypatch.setattr(choose, "CROSSOVERS", limits)
+    monkeypatch.setitem(choose.CANDIDATES, "condensed", None)
+    monkeypatch.setitem(choose.CANDIDATES, "windows", None)
+    assert by_name(condense_model(*convnet))["hidden"].form == "narrowed dense"
+
+
 def test_crossovers_depend_on_the_batch_size(convnet, monkeypatch):
     limits = dict.fromkeys(choose.CROSSOVERS, ((8, 1.0), (float("inf"), 0.0)))
     monkeypatch.setattr(choose, "CROSSOVERS", limits)
