@@ -10,6 +10,7 @@ together by themselves, and few are idle.
 
 import ctypes
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -53,7 +54,10 @@ class Windows:
 
 
 def arrange(c: Condensed) -> Windows:
-    """Arranges a layer for this machine. Takes about a second for 10^6 weights.
+    """Arranges a layer for this machine.
+
+    Takes time quadratic in the neurons up to 2,048, then linear: measured, 0.3 s for
+    2,048 neurons of 300 weights, 0.4 s for 16,384 of 61.
 
     Raises:
       ValueError: the layer is damaged.
@@ -127,7 +131,7 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
         )
         return multiply(x, *operands)
 
-    rows = x.reshape(-1, w.fan_in).astype(jnp.float32)
+    rows = x.reshape(math.prod(x.shape[:-1]), w.fan_in).astype(jnp.float32)
     y = native.folding_batches(call)(rows, *operands)
     dtype = jnp.promote_types(x.dtype, w.dtype)
     return y.reshape(*x.shape[:-1], w.outputs).astype(dtype)

@@ -20,7 +20,14 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("fan_in", "neurons", "k", "ablated"),
-    [(1, 1, 1, 0), (7, 9, 3, 2), (300, 40, 31, 1), (300, 64, 300, 0), (20, 6, 4, 6)],
+    [
+        (1, 1, 1, 0),
+        (7, 9, 3, 2),
+        (300, 40, 31, 1),
+        (300, 64, 300, 0),
+        (20, 6, 4, 6),
+        (9, 4100, 2, 3),
+    ],
     ids=str,
 )
 def test_equals_the_masked_product(rng, batch, fan_in, neurons, k, ablated):

@@ -8,12 +8,9 @@ namespace {
 
 // Lanes advance together, and the one that is behind holds the window back: neurons
 // whose j-th inputs lie close together for all j belong into one group. Each group is
-// the neurons nearest to the first one left.
-std::vector<int32_t> group_neighbours(const int32_t* indices, int64_t active_count,
-                                      int64_t k, int64_t width) {
-  std::vector<int32_t> left(active_count), order;
-  std::iota(left.begin(), left.end(), 0);
-  order.reserve(active_count);
+// the neurons of `left` nearest to the first one left.
+void group_neighbours(const int32_t* indices, std::vector<int32_t> left, int64_t k,
+                      int64_t width, std::vector<int32_t>& order) {
   std::vector<std::pair<double, int32_t>> distances;
   while (!left.empty()) {
     const int32_t* first = indices + left[0] * k;
@@ -36,6 +33,28 @@ std::vector<int32_t> group_neighbours(const int32_t* indices, int64_t active_cou
     std::sort(rest.begin(), rest.end());
     left.swap(rest);
   }
+}
+
+// Neurons that are compared with each other: time is quadratic in them.
+constexpr int64_t kBlock = 2048;
+
+// All neurons in groups. Those of a large layer are sorted by the mean of their inputs, in
+// which neighbours agree, and grouped block by block.
+std::vector<int32_t> group_all(const int32_t* indices, int64_t active_count, int64_t k,
+                               int64_t width) {
+  std::vector<int32_t> rows(active_count), order;
+  std::iota(rows.begin(), rows.end(), 0);
+  if (active_count > kBlock) {
+    std::vector<int64_t> sums(active_count);
+    for (int64_t row = 0; row < active_count; ++row)
+      sums[row] = std::accumulate(indices + row * k, indices + (row + 1) * k, int64_t{0});
+    std::stable_sort(rows.begin(), rows.end(),
+                     [&](int32_t a, int32_t b) { return sums[a] < sums[b]; });
+  }
+  for (int64_t begin = 0; begin < active_count; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, active_count);
+    group_neighbours(indices, {rows.begin() + begin, rows.begin() + end}, k, width, order);
+  }
   return order;
 }
 
@@ -53,7 +72,7 @@ Arrangement arrange(const float* values, const int32_t* indices, const int32_t* 
                     int64_t window) {
   Arrangement out;
   const int64_t room = std::max<int64_t>(0, fan_in - window);
-  const auto order = group_neighbours(indices, active_count, k, width);
+  const auto order = group_all(indices, active_count, k, width);
   out.starts.push_back(0);
   for (int64_t begin = 0; begin < active_count; begin += width) {
     const int64_t lanes = std::min(width, active_count - begin);
