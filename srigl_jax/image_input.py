@@ -92,7 +92,9 @@ def open_images(
 
 
 def _find_pictures(path: Path) -> list[Path]:
-    suffixes = PIL.Image.registered_extensions()
+    formats = PIL.Image.registered_extensions()
+    # Pillow writes more formats than it reads.
+    suffixes = {s for s, name in formats.items() if name in PIL.Image.OPEN}
     if not path.exists():
         raise ValueError(f"there is no {path}: give a folder, a picture or an .npy")
     if path.is_file():

@@ -160,21 +160,38 @@ def _output(path: Path | None, top: int) -> Iterator[Emit]:
         yield _print
         return
     aside = path.with_name(path.name + ".tmp")
+
+    def write(row):
+        with _naming(path):
+            writer.writerow(row)
+
     try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        with _naming(path):
+            file = aside.open("w", newline="", encoding="utf-8")
+        with file:
             writer = csv.writer(file)
             ranks = range(1, top + 1)
             columns = [(f"class_{rank}", f"probability_{rank}") for rank in ranks]
-            writer.writerow(["image", *(name for pair in columns for name in pair)])
-            yield lambda name, classes: writer.writerow(
+            write(["image", *(name for pair in columns for name in pair)])
+            yield lambda name, classes: write(
                 [name, *(x for c, p in classes for x in (c, f"{p:.6f}"))]
             )
-        aside.replace(path)
-    except OSError as error:
-        raise ValueError(f"--output {path} cannot be written: {error}") from error
+            with _naming(path):
+                file.flush()
+        with _naming(path):
+            aside.replace(path)
     finally:
         with contextlib.suppress(OSError):  # It may not even have been made.
             aside.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says of an error in writing that it is one: reading images raises the same."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"--output {path} cannot be written: {error}") from error
 
 
 def _print(name: str, classes: list[tuple[str, float]]) -> None:

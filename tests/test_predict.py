@@ -15,7 +15,7 @@ from srigl_jax.condensed.description import Description
 from srigl_jax.condensed.modules import CondensedLinear
 from srigl_jax.condensed.representation import condense
 from srigl_jax.image_input import UnreadableImageError, open_images
-from srigl_jax.predict import likeliest, main
+from srigl_jax.predict import _output, likeliest, main
 from srigl_jax.predictor import load_predictor, stablehlo_files
 
 CLASSES = ("left", "right", "none")
@@ -383,3 +383,15 @@ def test_a_predictor_of_three_channels_normalises_each(tmp_path):
     pixels = np.full((1, 2, 2, 3), 50, np.uint8)
     logits = load_predictor(tmp_path / "model").logits(pixels)
     np.testing.assert_allclose(logits, [[1.0, 0.8, 0.6]], rtol=1e-6)
+
+
+def test_pictures_of_formats_that_are_only_written_are_passed_over(tmp_path):
+    PIL.Image.fromarray(LEFT).save(tmp_path / "page.pdf")
+    PIL.Image.fromarray(LEFT).save(tmp_path / "a.png")
+    assert open_images(tmp_path, (2, 2, 1)).names == ["a.png"]
+
+
+def test_an_image_that_cannot_be_read_is_not_blamed_on_the_output(tmp_path):
+    with pytest.raises(OSError, match="stale"), _output(tmp_path / "out.csv", 1):
+        raise OSError("stale file handle")
+    assert not list(tmp_path.iterdir())
