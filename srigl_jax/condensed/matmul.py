@@ -3,13 +3,14 @@
     y = condensed_matmul(x, condense(kernel, mask, bias))
 
 computes `x @ (kernel * mask) + bias` within float32 rounding. It can be jitted,
-vmapped, and differentiated in `x`, `values` and `bias`. Neither the product nor its
-gradients hold a [batch, neurons, k] temporary: beside inputs and outputs the product
+vmapped, and differentiated in `x`, `values` and `bias`. Temporaries of size [batch,
+neurons, k] are bounded, by chunks of neurons: beside inputs and outputs the product
 takes at most about two times `xla.CHUNK_BYTES`, gradients a few times the size of x and
 y more. It is computed in float32, whatever the types. To export it with a symbolic
 batch, or for another machine, choose "xla".
 """
 
+import math
 from functools import partial
 
 import jax
@@ -26,6 +27,10 @@ def condensed_matmul(
     x: jax.Array, c: Condensed, implementation: str = "auto"
 ) -> jax.Array:
     """Multiplies by a layer in condensed form and adds its bias.
+
+    It never falls back to the dense product, even where that is the faster one;
+    `condense_model` chooses. Single examples are fastest arranged in windows, by
+    `condense_model` or `windows.arrange`.
 
     Args:
       x: f[..., fan_in], any leading dimensions.
@@ -54,7 +59,8 @@ def condensed_matmul(
         )
     if implementation == "native":
         native.require()
-    rows = x.reshape(-1, c.layout.fan_in)
+    # Not -1, which no fan-in of 0 determines.
+    rows = x.reshape(math.prod(x.shape[:-1]), c.layout.fan_in)
     y = _product(implementation, c.layout, rows, c.values, c.indices, c.active, c.bias)
     return y.reshape(*x.shape[:-1], c.layout.neurons)
 

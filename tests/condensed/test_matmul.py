@@ -201,3 +201,10 @@ def test_a_symbolic_batch_can_be_exported(rng):
     for size in (1, 6):
         x = rng.normal(size=(size, 12)).astype(np.float32)
         assert_close(exported.call(x), x @ dense + bias)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
+def test_a_layer_without_inputs_gives_its_bias(implementation):
+    c = condense(np.zeros((0, 3), np.float32), np.zeros((0, 3)), np.arange(3.0))
+    y = condensed_matmul(jnp.zeros((2, 4, 0)), c, implementation)
+    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(3.0), (2, 4, 3)))
