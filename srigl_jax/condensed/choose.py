@@ -43,10 +43,10 @@ CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 """(implementation, kind) to (rows of input up to which, density up to which a condensed
 layer is the faster one), rows ascending; on CPUs.
 
-Measured on two cores of one machine, by a sweep over densities from 0.3 to 0.8 at batches
-of 1, 4, 32 and 256: windows were ahead of dense layers up to density 0.7 for up to 4
-examples, the condensed form up to about 0.5 at 32 and 256, convolutions up to 0.8. Other
-machines have other crossovers: autotune there."""
+Measured on two cores of one machine, by a sweep over densities from 0.3 to 0.8 at
+batches of 1, 4, 32 and 256: windows were ahead of dense layers up to density 0.7 for up
+to 4 examples, the condensed form up to about 0.5 at 32 and 256, convolutions up to 0.8.
+Other machines have other crossovers: autotune there."""
 
 WINDOWS_DENSITY = 0.01
 """From which density on windows are the faster form, for few rows."""

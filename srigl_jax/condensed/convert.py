@@ -163,7 +163,7 @@ def condense_model(
 
 
 def tolerance(dtype: Any) -> float:
-    """By how much a conversion may change outputs of a type, in units of the largest."""
+    """By how much a conversion may change outputs, in units of the largest one."""
     if dtype == jnp.float32:
         return 1e-4
     return float(np.sqrt(float(jnp.finfo(dtype).eps)))

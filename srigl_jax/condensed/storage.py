@@ -199,7 +199,7 @@ def _written_aside(directory: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def replace(directory: Path, new: Path) -> None:
-    """Puts `new`, on the same file system, in the place of a directory or of nothing."""
+    """Puts `new`, of the same file system, where a directory or nothing is."""
     if not directory.exists():
         new.rename(directory)
         return
