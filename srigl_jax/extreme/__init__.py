@@ -1,0 +1,34 @@
+"""Output layers of 10^5 to 10^6 labels, trained in condensed form."""
+
+from srigl_jax.extreme.classifier import Block, Classifier, densify, init, place
+from srigl_jax.extreme.labels import (
+    cluster,
+    cluster_positives,
+    pad,
+    sample_negatives,
+)
+from srigl_jax.extreme.metrics import Scores, inverse_propensities, score
+from srigl_jax.extreme.prediction import top_labels
+from srigl_jax.extreme.topology import grow_by_gradient, grow_randomly
+from srigl_jax.extreme.training import init_state, loss_and_gradients, train_step
+
+__all__ = [
+    "Block",
+    "Classifier",
+    "Scores",
+    "cluster",
+    "cluster_positives",
+    "densify",
+    "grow_by_gradient",
+    "grow_randomly",
+    "init",
+    "init_state",
+    "inverse_propensities",
+    "loss_and_gradients",
+    "pad",
+    "place",
+    "sample_negatives",
+    "score",
+    "top_labels",
+    "train_step",
+]

@@ -1,0 +1,227 @@
+"""Topology updates of a classifier: prune the smallest weights, grow as many.
+
+Every label keeps exactly k weights at distinct positions, so none is ever lost. Growth
+at random is SET's (Mocanu et al. 2018; for this layer Ullah et al. 2024). Growth by
+gradient is RigL's (Evci et al. 2020): the dense gradient of one chunk of labels exists
+at a time, exact, summed over as many batches as are given.
+
+A label's slots that survive stay where they are; a regrown one starts with the weight 0
+and moments of 0. A group of labels decides together, by the sum of their magnitudes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from srigl_jax.extreme import draw, forms, losses, rows, sharding
+from srigl_jax.extreme.classifier import Block, Classifier
+from srigl_jax.extreme.training import Batch, State, check_features, logit_gradient
+
+Candidates = Callable[[Block, jax.Array, jax.Array, rows.Rows, Any, jax.Array], Any]
+"""`(block, first, i, rows of chunk i, their weights, kept) -> positions, usable`.
+
+`kept`: bool[groups, k]. `positions`: int[groups, k], distinct and not kept, best first;
+`usable`: bool[groups, k], which of them are worth growing.
+"""
+
+
+def grow_randomly(
+    classifier: Classifier,
+    state: State,
+    key: jax.Array,
+    fraction: jax.typing.ArrayLike,
+    *,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+) -> tuple[Classifier, State]:
+    """Replaces a share of each label's weights by ones at random positions (SET).
+
+    Args:
+      classifier: its dense block, if any, stays as it is.
+      state: from `training.init_state`.
+      key: PRNG key.
+      fraction: f32[], the share; floor(fraction * k) weights are replaced.
+      optimizer: that of the state.
+      mesh: over which the labels are sharded; the draws do not depend on it.
+
+    Returns:
+      The classifier and the state.
+    """
+
+    def candidates(key, block, first, i, part, weights, kept):
+        del weights
+        number = (first - block.first) // block.chunk + i
+        key = jax.random.fold_in(jax.random.fold_in(key, block.first), number)
+        indices = part.indices.astype(jnp.int32)
+        positions = draw.absent(key, indices, kept, classifier.width)
+        return positions, jnp.ones_like(kept)
+
+    return _regrow(classifier, state, fraction, candidates, key, optimizer, mesh)
+
+
+def grow_by_gradient(
+    classifier: Classifier,
+    state: State,
+    x: jax.Array,
+    positives: jax.Array,
+    fraction: jax.typing.ArrayLike,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: str | losses.Loss = "bce",
+    score: Literal["all", "positives"] = "all",
+    implementation: str = "auto",
+    mesh: Mesh | None = None,
+) -> tuple[Classifier, State]:
+    """Replaces a share of each label's weights by ones of the largest gradient.
+
+    On one batch the gradient of a rare label is noise: give the features of many. A
+    label with fewer positions of nonzero gradient than it would grow stays as it is.
+
+    Args:
+      classifier: its dense block, if any, stays as it is.
+      state: from `training.init_state`.
+      x: f[batches, batch, width], the features of several batches.
+      positives: i32[batches, batch, most], padded with -1.
+      fraction: f32[], the share; floor(fraction * k) weights are replaced.
+      optimizer: that of the state.
+      loss: as in training.
+      score: "all" for the gradient of the loss, "positives" for that of the label's
+        positives only.
+      implementation: of the logits, as in training.
+      mesh: over which the labels are sharded.
+
+    Returns:
+      The classifier and the state.
+
+    Raises:
+      ValueError: features of the wrong width, an unknown loss, score or implementation.
+    """
+    if score not in ("all", "positives"):
+        raise ValueError(f"score is {score!r}: choose 'all' or 'positives'")
+    if x.ndim != 3 or positives.ndim != 3:
+        raise ValueError(
+            f"x has shape {x.shape} and positives {positives.shape}: give [batches, "
+            "batch, width] and [batches, batch, most]"
+        )
+    check_features(classifier, x[0])
+    loss = losses.find(loss)
+
+    def candidates(batches, block, first, i, part, weights, kept):
+        del first, i
+        form = forms.choose(implementation, block, classifier.width)
+        gradient = partial(_dense_gradient, loss, form, part, weights, score)
+        total = _summed(gradient, batches, (block.chunk, classifier.width))
+        total = jnp.abs(total).reshape(-1, block.group, classifier.width).sum(1)
+        groups = jnp.arange(total.shape[0])[:, None]
+        # A kept position is last whatever its gradient; -1 is below every magnitude.
+        places = jnp.where(kept, part.indices.astype(jnp.int32), classifier.width)
+        total = total.at[groups, places].set(-1, mode="drop")
+        scores, positions = jax.lax.top_k(total, kept.shape[1])
+        return positions, scores > 0
+
+    batches = x.astype(jnp.float32), positives
+    return _regrow(classifier, state, fraction, candidates, batches, optimizer, mesh)
+
+
+def _dense_gradient(loss, form, part, weights, score, x, positives):
+    """Of one batch, by every weight that the rows could have: f32[rows, width]."""
+    batch = Batch(x, positives, jnp.float32(1), None)
+    _, g, truth, _ = logit_gradient(loss, form, part, weights, batch)
+    if score == "positives":
+        g = g * truth
+    return g.T @ x
+
+
+def _summed(function, batches, shape):
+    def add(total, batch):
+        return total + function(*batch), None
+
+    return jax.lax.scan(add, jnp.zeros(shape), batches)[0]
+
+
+def _regrow(classifier, state, fraction, candidates, data, optimizer, mesh):
+    run = partial(_regrow_here, candidates, optimizer)
+    if mesh is None:
+        return run(None, classifier, state, fraction, data)
+    axis = mesh.axis_names[0]
+    split = P(axis), sharding.state_specs(optimizer, state, axis)
+    run = sharding.over_labels(
+        partial(run, axis), mesh, (*split, P(), P()), split, classifier
+    )
+    return run(classifier, state, jnp.asarray(fraction, jnp.float32), data)
+
+
+def _regrow_here(candidates, optimizer, axis, classifier, state, fraction, data):
+    blocks, states = [], []
+    firsts = sharding.firsts(classifier, axis)
+    for block, block_state, first in zip(classifier.blocks, state, firsts, strict=True):
+        if block.indices is not None:
+            block, block_state = _regrow_block(
+                partial(candidates, data),
+                optimizer,
+                fraction,
+                first,
+                block,
+                block_state,
+            )
+        blocks.append(block)
+        states.append(block_state)
+    return dataclasses.replace(classifier, blocks=tuple(blocks)), tuple(states)
+
+
+def _regrow_block(candidates, optimizer, fraction, first, block: Block, state):
+    # The product may fall a rounding error short of a whole number: 0.29 * 100.
+    count = jnp.floor(fraction * block.values.shape[1] * (1 + 2.0**-22))
+
+    def visit(i, carry):
+        values, indices, state = carry
+        now = dataclasses.replace(block, values=values, indices=indices)
+        part = rows.consecutive(now, first, i)
+        weights = jax.tree.map(part.read, now.weights)
+        kept = _kept(weights["values"], block.group, count.astype(jnp.int32))
+        positions, usable = candidates(now, first, i, part, weights, kept)
+        grown, replaced = _fill(part.indices, kept, positions, usable)
+        clear = jnp.repeat(replaced, block.group, axis=0)
+
+        def cleared(whole):
+            if whole.shape != values.shape:
+                return whole
+            return part.write(whole, jnp.where(clear, 0, part.read(whole)))
+
+        values, state = jax.tree.map(cleared, (values, state))
+        groups = part.indices.shape[0]
+        indices = jax.lax.dynamic_update_slice_in_dim(indices, grown, i * groups, 0)
+        return values, indices, state
+
+    chunks = block.values.shape[0] // block.chunk
+    carry = block.values, block.indices, state
+    values, indices, state = jax.lax.fori_loop(0, chunks, visit, carry)
+    return dataclasses.replace(block, values=values, indices=indices), state
+
+
+def _kept(values, group, count):
+    """All slots but those of the `count` smallest weights: bool[groups, k]."""
+    size = jnp.abs(values).reshape(-1, group, values.shape[1]).sum(1)
+    order = jnp.argsort(size, axis=1)  # Stable: ties fall to the first slot.
+    return jnp.argsort(order, axis=1) >= count
+
+
+def _fill(indices, kept, positions, usable):
+    """Puts the candidates, best first, into the slots that are not kept.
+
+    A row that lacks usable candidates stays as it is: a slot left alone among others
+    that are refilled might see its own position given away.
+    """
+    rank = jnp.cumsum(~kept, axis=1) - 1
+    slots = jnp.maximum(rank, 0)
+    enough = jnp.all(kept | jnp.take_along_axis(usable, slots, 1), 1, keepdims=True)
+    replaced = ~kept & enough
+    chosen = jnp.take_along_axis(positions, slots, 1).astype(indices.dtype)
+    return jnp.where(replaced, chosen, indices), replaced

@@ -1,0 +1,264 @@
+"""Loss, gradients and updates, a chunk of labels at a time.
+
+The largest temporary is one chunk written out as dense rows. Weights and the state of
+their optimizer are updated where they lie if the caller donates them:
+
+    step = jax.jit(partial(train_step, optimizer=adam), donate_argnums=(0, 1))
+    x, back = jax.vjp(encoder, params)
+    loss, dx, classifier, state = step(classifier, state, x, positives)
+    (gradients,) = back(dx)
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from srigl_jax.extreme import forms, losses, optimizer_state, rows, sharding
+from srigl_jax.extreme.classifier import Block, Classifier
+
+State = tuple[Any, ...]
+"""An optimizer's state for each block."""
+
+
+class Step(NamedTuple):
+    """What one step does, as far as it is known before: names and functions."""
+
+    optimizer: optax.GradientTransformation
+    loss: losses.Loss
+    implementation: str
+
+
+class Batch(NamedTuple):
+    """What one step is about.
+
+    Attributes:
+      x: f32[batch, width].
+      positives: i32[batch, most], padded with -1.
+      scale: f32[], of the losses.
+      chosen: labels to visit; None for all.
+    """
+
+    x: jax.Array
+    positives: jax.Array
+    scale: jax.Array
+    chosen: rows.Chosen | None
+
+
+def init_state(
+    optimizer: optax.GradientTransformation, classifier: Classifier
+) -> State:
+    """The optimizer's state, in the shape of the weights that exist.
+
+    Args:
+      optimizer: one that treats every weight by itself: SGD, Adam, AdamW, with any
+        schedule. One that looks at all weights, clipping by their norm say, would see
+        those of one chunk.
+      classifier: whose weights it updates.
+    """
+    return tuple(optimizer.init(block.weights) for block in classifier.blocks)
+
+
+def train_step(
+    classifier: Classifier,
+    state: State,
+    x: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array | None = None,
+    weight: jax.typing.ArrayLike = 1.0,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: str | losses.Loss = "bce",
+    implementation: str = "auto",
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array, Classifier, State]:
+    """One step of training.
+
+    Args:
+      classifier: its weights.
+      state: from `init_state`.
+      x: f[batch, width], the features.
+      positives: i32[batch, most], the labels of each example, padded with -1; a label
+        named twice counts once.
+      negatives: i32[count] from `labels.sample_negatives`, or None for all labels. If
+        given, only these labels and the positive ones are visited and updated.
+      weight: f32[], of this loss in a sum of several.
+      optimizer: that of `init_state`.
+      loss: "bce", "squared_hinge" or a function: see `losses`.
+      implementation: "auto", "chunk", "slots" or "grouped": see `forms`.
+      mesh: of one axis, over which `place` has sharded the labels.
+
+    Returns:
+      The loss, f32[]: summed over labels, the mean over examples; its gradient by x;
+      the updated classifier and state.
+
+    Raises:
+      ValueError: features of the wrong width, an unknown loss or implementation.
+    """
+    check_features(classifier, x)
+    how = Step(optimizer, losses.find(loss), implementation)
+    chosen = None
+    if negatives is not None:
+        chosen = rows.choose(positives, negatives, classifier.labels)
+    scale = jnp.asarray(weight, jnp.float32) / x.shape[0]
+    batch = Batch(x.astype(jnp.float32), positives, scale, chosen)
+    if mesh is None:
+        value, dx, classifier, state = _step(how, None, classifier, state, batch)
+    else:
+        (axis,) = mesh.axis_names[:1]
+        split = P(axis), sharding.state_specs(optimizer, state, axis)
+        run = sharding.over_labels(
+            partial(_step, how, axis),
+            mesh,
+            (*split, P()),
+            (P(), P(), *split),
+            classifier,
+        )
+        value, dx, classifier, state = run(classifier, state, batch)
+    return value, dx.astype(x.dtype), classifier, state
+
+
+def loss_and_gradients(
+    classifier: Classifier,
+    x: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array | None = None,
+    weight: jax.typing.ArrayLike = 1.0,
+    *,
+    loss: str | losses.Loss = "bce",
+    implementation: str = "auto",
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array, tuple[dict[str, jax.Array], ...]]:
+    """The loss and its gradients by x and by the weights of each block.
+
+    For an update of your own; `train_step`, which has the same arguments, does without
+    a second array of the weights' shape.
+
+    Returns:
+      f32[], f[batch, width], and for each block `{"values": f32[rows, k], "bias":
+      f32[rows]}`.
+    """
+    value, dx, _, gradients = train_step(
+        classifier,
+        init_state(_REMEMBER, classifier),
+        x,
+        positives,
+        negatives,
+        weight,
+        optimizer=_REMEMBER,
+        loss=loss,
+        implementation=implementation,
+        mesh=mesh,
+    )
+    return value, dx, gradients
+
+
+# Changes no weight; its state is the last gradient.
+_REMEMBER = optax.GradientTransformation(
+    optax.tree.zeros_like,
+    lambda gradients, state, params: (optax.tree.zeros_like(gradients), gradients),
+)
+
+
+def check_features(classifier: Classifier, x: jax.Array) -> None:
+    """Raises ValueError unless x is [batch, width]."""
+    if x.ndim != 2 or x.shape[1] != classifier.width:
+        raise ValueError(
+            f"x has shape {x.shape}: the classifier reads [batch, {classifier.width}]"
+        )
+
+
+def _step(how: Step, axis: str | None, classifier, state, batch: Batch):
+    """Visits all blocks; on an axis, each device its own rows."""
+    total, dx = jnp.float32(0), jnp.zeros_like(batch.x)
+    blocks, states = [], []
+    firsts = sharding.firsts(classifier, axis)
+    for block, block_state, first in zip(classifier.blocks, state, firsts, strict=True):
+        value, row_dx, block, block_state = _block(
+            how, batch, first, block, block_state, classifier.width
+        )
+        total, dx = total + value, dx + row_dx
+        blocks.append(block)
+        states.append(block_state)
+    if axis is not None:
+        total, dx = jax.lax.psum((total, dx), axis)
+    classifier = dataclasses.replace(classifier, blocks=tuple(blocks))
+    return total, dx, classifier, tuple(states)
+
+
+def _block(how: Step, batch: Batch, first, block: Block, state, width: int):
+    form = forms.choose(how.implementation, block, width)
+    if batch.chosen is None:
+        count = block.values.shape[0] // block.chunk
+        rows_at = partial(rows.consecutive, block, first)
+    else:
+        size = min(block.chunk, batch.chosen.labels.size)
+        pieces = rows.split(batch.chosen, size)
+        count = pieces.labels.shape[0]
+        form = "chunk" if form == "grouped" else form
+
+        def rows_at(i):
+            return rows.scattered(block, first, jax.tree.map(lambda a: a[i], pieces))
+
+    def visit(i, carry):
+        total, dx, weights, now = carry
+        part = rows_at(i)
+        of_rows = jax.tree.map(part.read, weights)
+        row_state = optimizer_state.read(how.optimizer, now, state, part.read)
+        value, row_dx, gradients = row_gradients(how.loss, form, part, of_rows, batch)
+        # A branch, because XLA's CPU compiler fuses across anything else: it would
+        # read the state again while it writes it, and copy all of it at every chunk.
+        of_rows, row_state = jax.lax.cond(
+            i >= 0,
+            partial(_updated, how.optimizer),
+            lambda of_rows, _, row_state: (of_rows, row_state),
+            of_rows,
+            gradients,
+            row_state,
+        )
+        weights = jax.tree.map(part.write, weights, of_rows)
+        now = optimizer_state.write(how.optimizer, now, row_state, part.write)
+        return total + value, dx + row_dx, weights, now
+
+    carry = jnp.float32(0), jnp.zeros_like(batch.x), block.weights, state
+    total, dx, weights, state = jax.lax.fori_loop(0, count, visit, carry)
+    return total, dx, dataclasses.replace(block, **weights), state
+
+
+def _updated(optimizer, weights, gradients, state):
+    updates, state = optimizer.update(gradients, state, weights)
+    return optax.apply_updates(weights, updates), state
+
+
+def row_gradients(
+    loss: losses.Loss, form: str, part: rows.Rows, weights: dict, batch: Batch
+) -> tuple[jax.Array, jax.Array, dict]:
+    """The loss of some rows and its gradients by x and by their weights."""
+    value, g, _, pull = logit_gradient(loss, form, part, weights, batch)
+    dx, dvalues = pull(g)
+    return value, dx, {"values": dvalues, "bias": jnp.sum(g, axis=0)}
+
+
+def logit_gradient(
+    loss: losses.Loss, form: str, part: rows.Rows, weights: dict, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array, forms.Pull]:
+    """The loss of some rows, its gradient by their logits, targets, and the way back.
+
+    Returns:
+      f32[], f32[batch, rows], f32[batch, rows] of 0 and 1, and what `forms.product`
+      returns second.
+    """
+    logits, pull = forms.product(
+        form, weights["values"], part.indices, part.group, batch.x
+    )
+    truth = rows.targets(part, batch.positives)
+    importance = batch.scale * jnp.where(truth > 0, 1, part.weights)
+    value, g = losses.value_and_gradient(
+        loss, logits + weights["bias"], truth, importance
+    )
+    return value, g, truth, pull

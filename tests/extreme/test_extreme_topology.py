@@ -1,0 +1,206 @@
+"""What holds after every update, and which weights it exchanges."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+from srigl_jax.extreme import (
+    grow_by_gradient,
+    grow_randomly,
+    init,
+    init_state,
+    train_step,
+)
+
+OPTIMIZER = optax.adam(0.05)
+FRACTION = 0.4  # Of 5 weights 2.
+
+
+def trained(**options):
+    made = problems.classifier(37, **options)
+    state = init_state(OPTIMIZER, made)
+    x, positives = problems.batch()
+    _, _, made, state = train_step(made, state, x, positives, optimizer=OPTIMIZER)
+    return made, state
+
+
+def batches(count=3):
+    pairs = [problems.batch(seed=seed) for seed in range(count)]
+    return tuple(jnp.stack(arrays) for arrays in zip(*pairs, strict=True))
+
+
+def randomly(made, state, fraction=FRACTION, seed=0):
+    key = jax.random.key(seed)
+    return grow_randomly(made, state, key, fraction, optimizer=OPTIMIZER)
+
+
+def by_gradient(made, state, fraction=FRACTION, **options):
+    return grow_by_gradient(
+        made, state, *batches(), fraction, optimizer=OPTIMIZER, **options
+    )
+
+
+RULES = {
+    "random": randomly,
+    "gradient": by_gradient,
+    "positives": lambda *args: by_gradient(*args, score="positives"),
+}
+
+
+def kept_slots(block, dropped):
+    """bool[groups, k]: all but those of the smallest summed magnitudes."""
+    size = np.abs(block.values).reshape(-1, block.group, block.values.shape[1]).sum(1)
+    kept = np.ones(size.shape, bool)
+    np.put_along_axis(kept, np.argsort(size, 1, kind="stable")[:, :dropped], False, 1)
+    return kept
+
+
+@pytest.mark.parametrize("options", [{}, {"group": 4, "dense_labels": 9}])
+@pytest.mark.parametrize("rule", RULES)
+def test_k_distinct_positions_stay_and_the_largest_weights_with_them(rule, options):
+    before, state = trained(**options)
+    after, new_state = RULES[rule](before, state)
+    for dense, same in zip(before.blocks[:-1], after.blocks[:-1], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, dense, same)
+    old, new = before.blocks[-1], after.blocks[-1]
+    indices = np.asarray(new.indices).astype(int)
+    assert (np.diff(np.sort(indices, 1), axis=1) > 0).all()
+    assert indices.max() < problems.WIDTH
+    kept = kept_slots(old, 2)
+    assert (indices == np.asarray(old.indices))[kept].all()
+    own = np.repeat(kept, old.group, axis=0)
+    np.testing.assert_array_equal(new.values[own], old.values[own])
+    np.testing.assert_array_equal(new.bias, old.bias)
+    moments = new_state[-1][0]
+    np.testing.assert_array_equal(
+        moments.mu["values"][own], state[-1][0].mu["values"][own]
+    )
+    np.testing.assert_array_equal(moments.mu["bias"], state[-1][0].mu["bias"])
+    changed = np.asarray(new.values != old.values)
+    assert not changed[own].any() and not np.asarray(new.values)[changed].any()
+    for moment in (moments.mu, moments.nu):
+        assert not np.asarray(moment["values"])[changed].any()
+
+
+def test_random_growth_clears_exactly_the_dropped_slots():
+    before, state = trained()
+    after, _ = randomly(before, state)
+    cleared = np.asarray(after.blocks[0].values == 0)[:37]
+    np.testing.assert_array_equal(cleared, ~kept_slots(before.blocks[0], 2)[:37])
+
+
+def test_random_growth_reaches_every_position():
+    grow = jax.jit(partial(grow_randomly, fraction=FRACTION, optimizer=OPTIMIZER))
+    before, state = trained()
+    seen = np.zeros((37, problems.WIDTH), bool)
+    for seed in range(60):
+        (block,) = grow(before, state, jax.random.key(seed))[0].blocks
+        np.put_along_axis(seen, np.asarray(block.indices[:37]).astype(int), True, 1)
+    assert seen.all()
+
+
+def dense_gradient(made, x, positives, positives_only):
+    """f32[labels, width] summed over batches; the logits are the plain formula's."""
+    total = np.zeros((made.labels, problems.WIDTH))
+    for features, rows in zip(np.asarray(x), np.asarray(positives), strict=True):
+        logits = problems.plain_logits(made, problems.weights(made), features)
+        truth = np.zeros(logits.shape)
+        for example, row in enumerate(rows):
+            truth[example, row[row >= 0]] = 1
+        g = np.asarray(jax.nn.sigmoid(logits)) - truth
+        total += (g * truth if positives_only else g).T @ features
+    return total
+
+
+@pytest.mark.parametrize("score", ["all", "positives"])
+def test_what_grows_has_the_largest_gradient_of_all_batches(score):
+    before, state = trained()
+    x, positives = batches()
+    after, _ = by_gradient(before, state, score=score)
+    old, new = before.blocks[0], after.blocks[0]
+    gradient = np.abs(dense_gradient(before, x, positives, score == "positives"))
+    kept = kept_slots(old, 2)
+    for label in range(37):
+        allowed = gradient[label].copy()
+        allowed[np.asarray(old.indices[label])[kept[label]]] = -1
+        grown = np.asarray(new.indices[label])[~kept[label]]
+        if allowed.max() > 0:
+            assert sorted(grown) == sorted(np.argsort(-allowed)[:2])
+        else:
+            np.testing.assert_array_equal(grown, old.indices[label][~kept[label]])
+
+
+def test_a_label_without_gradient_keeps_its_weights():
+    before, state = trained()
+    x, positives = batches()
+    after, _ = by_gradient(before, state, score="positives")
+    old, new = before.blocks[0], after.blocks[0]
+    absent = np.setdiff1d(np.arange(37), np.asarray(positives))
+    assert len(absent) > 5
+    np.testing.assert_array_equal(new.values[absent], old.values[absent])
+    np.testing.assert_array_equal(new.indices[absent], old.indices[absent])
+
+
+def test_a_fraction_of_zero_changes_nothing():
+    before = trained()
+    for rule in RULES.values():
+        jax.tree.map(np.testing.assert_array_equal, rule(*before, 0.0), before)
+
+
+def test_a_fraction_of_one_replaces_all():
+    before, state = trained()
+    after, _ = randomly(before, state, 1.0)
+    assert not np.asarray(after.blocks[0].values).any()
+    indices = np.sort(np.asarray(after.blocks[0].indices).astype(int), axis=1)
+    assert (np.diff(indices, axis=1) > 0).all()
+
+
+def test_the_fraction_is_not_a_rounding_error_short():
+    before, state = trained(k=10)
+    after, _ = randomly(before, state, np.float32(0.7))
+    assert (np.asarray(after.blocks[0].values)[:37] == 0).sum(1).tolist() == [7] * 37
+
+
+def test_training_goes_on_after_growth():
+    made, state = by_gradient(*trained())
+    x, positives = problems.batch()
+    step = jax.jit(partial(train_step, optimizer=OPTIMIZER))
+    losses = []
+    for _ in range(10):
+        loss, _, made, state = step(made, state, x, positives)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+
+
+def test_unknown_scores_and_flat_batches_are_refused():
+    before, state = trained()
+    x, positives = problems.batch()
+    with pytest.raises(ValueError, match="score is 'mean': choose 'all' or"):
+        by_gradient(before, state, score="mean")
+    with pytest.raises(ValueError, match=r"give \[batches, batch, width\]"):
+        grow_by_gradient(before, state, x, positives, 0.3, optimizer=OPTIMIZER)
+    with pytest.raises(ValueError, match=r"reads \[batch, 12\]"):
+        grow_by_gradient(
+            before, state, x[None, :, 1:], positives[None], 0.3, optimizer=OPTIMIZER
+        )
+
+
+def test_positions_of_the_widest_short_indices_are_kept():
+    # The width itself, which marks no position, does not fit 16 bits.
+    made = init(jax.random.key(0), 4, 2**16, 3, chunk=4)
+    indices = jnp.tile(jnp.uint16([0, 1, 2]), (4, 1))
+    block = dataclasses.replace(made.blocks[0], indices=indices)
+    made = dataclasses.replace(made, blocks=(block,))
+    state = init_state(OPTIMIZER, made)
+    x = jnp.ones((1, 1, 2**16))
+    after, _ = grow_by_gradient(
+        made, state, x, jnp.zeros((1, 1, 1), jnp.int32), 0.34, optimizer=OPTIMIZER
+    )
+    indices = np.sort(np.asarray(after.blocks[0].indices).astype(int), axis=1)
+    assert (np.diff(indices, axis=1) > 0).all()

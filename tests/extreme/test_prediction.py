@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+
+from srigl_jax.extreme import top_labels
+
+
+def expected(made, x, count):
+    logits = problems.plain_logits(made, problems.weights(made), x)
+    return jax.lax.top_k(logits, count)
+
+
+@pytest.mark.parametrize("count", [1, 5, 37])
+@pytest.mark.parametrize(
+    ("options", "forms"),
+    [
+        ({}, ("auto", "chunk", "slots")),
+        ({"dense_labels": 11}, ("auto", "slots")),
+        ({"group": 4}, ("auto", "chunk", "slots", "grouped")),
+    ],
+    ids=["sparse", "dense frequent labels", "groups"],
+)
+def test_the_top_labels_are_those_of_all_logits(options, forms, count):
+    made = problems.classifier(37, **options)
+    x, _ = problems.batch()
+    for form in forms:
+        logits, labels = top_labels(made, x, count, implementation=form)
+        assert labels.tolist() == expected(made, x, count)[1].tolist()
+        problems.assert_close(logits, expected(made, x, count)[0])
+
+
+def test_ties_go_to_the_lower_label():
+    made = problems.with_bias(problems.classifier(37), lambda b: 0 * b.bias)
+    _, labels = top_labels(made, jnp.zeros((2, problems.WIDTH)), 20)
+    assert labels.tolist() == [list(range(20))] * 2
+
+
+def test_padding_is_never_predicted():
+    made = problems.with_bias(problems.classifier(37), lambda b: b.bias - 1e6)
+    _, labels = top_labels(made, jnp.zeros((1, problems.WIDTH)), 37)
+    assert sorted(np.asarray(labels)[0].tolist()) == list(range(37))
+
+
+def test_more_than_there_are_is_refused():
+    made = problems.classifier(37)
+    with pytest.raises(ValueError, match="count=38 of 37 labels"):
+        top_labels(made, jnp.zeros((1, problems.WIDTH)), 38)

@@ -1,0 +1,198 @@
+"""Every form computes what autodiff of the plain formula computes."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+from srigl_jax.extreme import (
+    init_state,
+    labels,
+    loss_and_gradients,
+    sample_negatives,
+    train_step,
+)
+
+CASES = {
+    "one chunk, whole": {"labels": 8},
+    "many chunks, padded": {"labels": 37},
+    "all inputs": {"labels": 17, "k": problems.WIDTH},
+    "all dense": {"labels": 37, "dense_labels": 37},
+    "dense and groups, padded for three shards": {
+        "labels": 37,
+        "dense_labels": 9,
+        "group": 2,
+        "shards": 3,
+    },
+}
+
+
+def forms(made):
+    grouped = all(b.indices is None or b.group > 1 for b in made.blocks)
+    return ("auto", "chunk", "slots", *(("grouped",) if grouped else ()))
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def made(request):
+    return problems.classifier(**CASES[request.param])
+
+
+@pytest.fixture
+def mixed():
+    """A dense block and a block of groups, both with padding."""
+    return problems.classifier(37, dense_labels=9, group=2)
+
+
+@pytest.mark.parametrize("loss", ["bce", "squared_hinge"])
+def test_loss_and_gradients_are_those_of_the_plain_formula(made, loss):
+    x, positives = problems.batch(made.labels)
+    value, (own, dx) = jax.value_and_grad(problems.plain_loss, (1, 2))(
+        made, problems.weights(made), x, positives, loss
+    )
+    for form in forms(made):
+        got = loss_and_gradients(made, x, positives, loss=loss, implementation=form)
+        problems.assert_close(got, (value, dx, own), 1e-5)
+
+
+def test_a_position_that_comes_twice_has_two_weights():
+    made = problems.classifier(19)
+    (block,) = made.blocks
+    twice = block.indices.at[:, 1].set(block.indices[:, 0])
+    made = dataclasses.replace(
+        made, blocks=(dataclasses.replace(block, indices=twice),)
+    )
+    x, positives = problems.batch(19)
+    expected = jax.grad(problems.plain_loss, 1)(
+        made, problems.weights(made), x, positives, "bce"
+    )
+    for form in ("chunk", "slots"):
+        got = loss_and_gradients(made, x, positives, implementation=form)
+        problems.assert_close(got[2], expected)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.01),
+    "adamw, scheduled": optax.adamw(optax.linear_schedule(0.1, 0.0, 3)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_steps_are_those_of_the_optimizer_on_the_plain_formula(mixed, name):
+    optimizer = OPTIMIZERS[name]
+    step = jax.jit(partial(train_step, optimizer=optimizer), donate_argnums=(0, 1))
+    expected, got = (
+        (m, init_state(optimizer, m)) for m in (mixed, jax.tree.map(jnp.copy, mixed))
+    )
+    for seed in range(3):
+        x, positives = problems.batch(mixed.labels, seed=seed)
+        expected = problems.plain_step(*expected, x, positives, optimizer)
+        _, _, *got = step(*got, x, positives)
+    problems.assert_close(tuple(got), expected, 1e-4)
+
+
+def test_padding_stays_as_it_is():
+    made = problems.classifier(37)
+    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    x, positives = problems.batch()
+    _, _, after, _ = train_step(
+        made, init_state(optimizer, made), x, positives, optimizer=optimizer
+    )
+    assert after.blocks[0].values.shape[0] == 40
+    jax.tree.map(
+        lambda a: np.testing.assert_array_equal(a[37:], 0), after.blocks[0].weights
+    )
+
+
+def test_a_weight_scales_loss_and_gradients():
+    made = problems.classifier(37)
+    x, positives = problems.batch()
+    whole = loss_and_gradients(made, x, positives)
+    half = loss_and_gradients(made, x, positives, weight=0.5)
+    problems.assert_close(half, jax.tree.map(lambda a: a / 2, whole))
+
+
+def test_half_precision_features_have_half_precision_gradients():
+    made = problems.classifier(37)
+    x, positives = problems.batch()
+    value, dx, gradients = loss_and_gradients(made, x.astype(jnp.bfloat16), positives)
+    assert (value.dtype, dx.dtype) == (jnp.float32, jnp.bfloat16)
+    assert gradients[0]["values"].dtype == jnp.float32
+
+
+def test_all_labels_sampled_are_all_labels(mixed):
+    x, positives = problems.batch(mixed.labels)
+    everything = sample_negatives(jax.random.key(0), mixed.labels, mixed.labels)
+    expected = loss_and_gradients(mixed, x, positives)
+    for form in ("grouped", "slots"):
+        got = loss_and_gradients(mixed, x, positives, everything, implementation=form)
+        problems.assert_close(got, expected, 1e-5)
+
+
+def test_sampled_negatives_weigh_as_much_as_the_labels_they_stand_for(mixed):
+    x, positives = problems.batch(mixed.labels)
+    count = 3
+    negatives = sample_negatives(jax.random.key(1), mixed.labels, count)
+    importance = np.zeros(mixed.labels)
+    importance[np.asarray(negatives)] = labels.strata(mixed.labels, count)[1]
+    expected = jax.value_and_grad(problems.plain_loss, (1, 2))(
+        mixed, problems.weights(mixed), x, positives, "bce", importance
+    )
+    value, dx, own = loss_and_gradients(mixed, x, positives, negatives)
+    problems.assert_close((value, (own, dx)), expected, 1e-5)
+
+
+def test_labels_that_are_not_sampled_keep_their_weights_and_moments():
+    made = problems.classifier(37)
+    optimizer = optax.adam(0.1)
+    x, _ = problems.batch()
+    positives = jnp.full((problems.BATCH, 1), 3)
+    state = init_state(optimizer, made)
+    _, _, after, state = train_step(
+        made, state, x, positives, jnp.array([9, 30]), optimizer=optimizer
+    )
+    changed = np.flatnonzero((after.blocks[0].values != made.blocks[0].values).any(1))
+    assert changed.tolist() == [3, 9, 30]
+    mu = state[0][0].mu["values"]
+    assert np.flatnonzero(np.any(mu != 0, axis=1)).tolist() == [3, 9, 30]
+
+
+def test_a_loss_of_your_own():
+    made = problems.classifier(37)
+    x, positives = problems.batch()
+
+    def squares(logits, targets):
+        return (logits - targets) ** 2
+
+    value, dx, own = loss_and_gradients(made, x, positives, loss=squares)
+    expected = jax.value_and_grad(problems.plain_loss, (1, 2))(
+        made, problems.weights(made), x, positives, squares
+    )
+    problems.assert_close((value, (own, dx)), expected, 1e-5)
+
+
+def test_features_of_the_wrong_width_are_refused():
+    made = problems.classifier(37)
+    x, positives = problems.batch()
+    with pytest.raises(ValueError, match=r"shape \(4, 11\).*reads \[batch, 12\]"):
+        loss_and_gradients(made, x[:, 1:], positives)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "hinge"}, "loss is 'hinge': choose bce or squared_hinge"),
+        ({"implementation": "dense"}, "implementation is 'dense': choose from auto"),
+        ({"implementation": "grouped"}, "every label has its own indices"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(options, message):
+    x, positives = problems.batch()
+    with pytest.raises(ValueError, match=message):
+        loss_and_gradients(problems.classifier(37), x, positives, **options)
