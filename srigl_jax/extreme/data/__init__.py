@@ -1,0 +1,7 @@
+"""Data with 10^5 to 10^6 labels, from files that are already here."""
+
+from srigl_jax.extreme.data.features import Bags, bags, embed
+from srigl_jax.extreme.data.texts import Texts, TextSplit
+from srigl_jax.extreme.data.xmc import Points
+
+__all__ = ["Bags", "Points", "TextSplit", "Texts", "bags", "embed"]

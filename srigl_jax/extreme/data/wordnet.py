@@ -1,0 +1,114 @@
+"""WordNet 3.0: from the gloss of a synset to the synsets that its pointers name.
+
+116,650 glosses, 113,595 labels (Princeton University, permissive licence), from the
+files of Debian's package wordnet-base. Only direct pointers count: with the closure of
+hypernyms the few most frequent labels would answer nearly everything.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from srigl_jax.extreme.data.texts import Texts, number
+
+DEBIAN_DIR = "/usr/share/wordnet"
+FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+TEST_SHARE = 0.2
+
+
+class Synset(NamedTuple):
+    """A set of synonyms.
+
+    Attributes:
+      identity: part of speech and place in its file: "n00001740".
+      name: its first word and identity, "entity.n00001740".
+      gloss: its definition and examples of use.
+      pointers: identities of the synsets that it points to, each once, in order.
+    """
+
+    identity: str
+    name: str
+    gloss: str
+    pointers: tuple[str, ...]
+
+
+def load(source_dir: str | os.PathLike[str] | None = None) -> Texts:
+    """Glosses and the synsets they point to, a fifth of them to test by.
+
+    Args:
+      source_dir: where the four data files are; None for the directory of Debian's
+        package.
+
+    Raises:
+      ValueError: a file is missing, or damaged: names it and the line.
+    """
+    directory = pathlib.Path(source_dir or DEBIAN_DIR).expanduser()
+    missing = [name for name in FILES if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"WordNet: {directory} lacks {', '.join(missing)}. Install Debian's "
+            "package (apt-get install wordnet-base), or name the directory that holds "
+            "them"
+        )
+    synsets = [synset for name in FILES for synset in read(directory / name)]
+    names = {synset.identity: synset.name for synset in synsets}
+    train, test = [], []
+    for synset in synsets:
+        if synset.pointers:
+            split = test if is_test(synset.identity) else train
+            split.append((synset.gloss, [names[p] for p in synset.pointers]))
+    return number(train, test)
+
+
+def read(path: str | os.PathLike[str]) -> Iterator[Synset]:
+    """The synsets of one data file, in the format of wndb(5WN).
+
+    Raises:
+      ValueError: a line is not of that format, or cut: names file and line.
+    """
+    with open(path, encoding="utf-8") as file:
+        for line_number, line in enumerate(file, 1):
+            if line.startswith("  "):  # The licence.
+                continue
+            try:
+                yield _parse(line)
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    f"{path}, line {line_number}: is no synset, the file may be "
+                    "truncated"
+                ) from error
+
+
+def is_test(identity: str) -> bool:
+    """Whether a synset belongs to the test split, by the hash of its identity."""
+    digest = hashlib.sha256(identity.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64
+
+
+def _parse(line):
+    if not line.endswith("\n"):
+        raise ValueError("no end of line")
+    data, gloss = line.split(" | ", 1)
+    fields = data.split()
+    identity = _identity(fields[2], fields[0])
+    words = int(fields[3], 16)
+    start = 4 + 2 * words
+    count = int(fields[start])
+    pointers = fields[start + 1 : start + 1 + 4 * count]
+    if len(pointers) < 4 * count:
+        raise ValueError("too few pointers")
+    targets = (
+        _identity(part, place)
+        for place, part in zip(pointers[1::4], pointers[2::4], strict=True)
+    )
+    name = f"{fields[4]}.{identity}"
+    return Synset(identity, name, gloss.strip(), tuple(dict.fromkeys(targets)))
+
+
+def _identity(part, place):
+    if part not in tuple("nvasr") or len(place) != 8 or not place.isdigit():
+        raise ValueError(f"{part} {place}")
+    # Satellite adjectives lie among the others, and some pointers call them those.
+    return ("a" if part == "s" else part) + place

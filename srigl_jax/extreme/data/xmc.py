@@ -1,0 +1,107 @@
+"""The text format of the Extreme Classification Repository.
+
+The first line has the numbers of points, features and labels; each other line is a
+point: its labels by commas, then its features that are not 0 as `number:value`.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from srigl_jax.extreme import labels as label_arrays
+
+
+class Points(NamedTuple):
+    """Examples of a file.
+
+    Attributes:
+      features: f32[points, features], sparse rows.
+      positives: i32[points, most], the labels of each, padded with -1.
+      labels: how many there are.
+    """
+
+    features: scipy.sparse.csr_matrix
+    positives: np.ndarray
+    labels: int
+
+
+def load(path: str | os.PathLike[str], *, skip_unlabelled: bool = False) -> Points:
+    """Reads a file.
+
+    Args:
+      path: of the file.
+      skip_unlabelled: leave out points without labels, which some sets have; else one
+        is an error.
+
+    Raises:
+      ValueError: names file and line of what is not of the format: too few lines, a
+        number out of range, a point without labels.
+    """
+    lists, values, columns, ends = [], [], [], [0]
+    with open(path, encoding="utf-8") as file:
+        points, features, labels = _header(path, file.readline())
+        line_number = 1
+        for line_number, line in enumerate(file, 2):
+            try:
+                own, pairs = _point(line, features, labels)
+                if not own and not skip_unlabelled:
+                    raise ValueError(
+                        "has no label (skip_unlabelled=True leaves it out)"
+                    )
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line_number}: {error}") from None
+            if own:
+                lists.append(own)
+                columns.extend(pairs)
+                values.extend(pairs.values())
+                ends.append(len(columns))
+    if line_number - 1 != points:
+        raise ValueError(
+            f"{path}, line {line_number}: is the last one, after {line_number - 1} "
+            f"points, but line 1 promises {points}: the file may be truncated"
+        )
+    matrix = scipy.sparse.csr_matrix(
+        (np.array(values, np.float32), np.array(columns, np.int32), np.array(ends)),
+        shape=(len(lists), features),
+    )
+    return Points(matrix, label_arrays.pad(lists, labels), labels)
+
+
+def _header(path, line):
+    fields = line.split()
+    if len(fields) != 3 or not all(map(str.isdigit, fields)):
+        raise ValueError(
+            f"{path}, line 1: must have the numbers of points, features and labels, "
+            f"but is {line.strip()[:60]!r}"
+        )
+    return map(int, fields)
+
+
+def _point(line, features, labels):
+    """Labels, and features by number, of one line."""
+    if not line.strip():
+        raise ValueError("is empty")
+    # A line that begins with a space has no labels.
+    head, *tail = line.rstrip("\n").split(" ")
+    own = [_number(text, labels, "label") for text in head.split(",")] if head else []
+    pairs = {}
+    for field in filter(None, tail):
+        index, colon, value = field.partition(":")
+        index = _number(index, features, "feature")
+        if not colon or not value:
+            raise ValueError(f"feature {field!r} has no value, it may be truncated")
+        try:
+            pairs[index] = float(value)
+        except ValueError:
+            raise ValueError(f"feature {field!r} has no number as value") from None
+    return own, pairs
+
+
+def _number(text, count, what):
+    if not text.isdigit():
+        raise ValueError(f"{what} {text!r} is no number")
+    if int(text) >= count:
+        raise ValueError(f"{what} {text} is out of range: there are {count}")
+    return int(text)
