@@ -33,7 +33,9 @@ class Settings:
       batch: examples of a step.
       epochs: of training.
       negatives: sampled for each step; 0 for all labels.
-      learning_rate: at the first step, falling to 0 linearly.
+      learning_rate: of the classifier at the first step, falling to 0 linearly. Most
+        labels are positive a few times in all, so it is high.
+      encoder_rate: of the embedding, likewise.
       delta_t: steps between topology updates.
       alpha: share of weights that the first one replaces.
       batches: that growth by gradient sums over.
@@ -48,7 +50,8 @@ class Settings:
     batch: int = 256
     epochs: int = 10
     negatives: int = 4096
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.1
+    encoder_rate: float = 0.01
     delta_t: int = 300
     alpha: float = 0.3
     batches: int = 8
@@ -145,12 +148,15 @@ def train(
     """
     start_key, grow_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     total = settings.epochs * (len(data.train_positives) // settings.batch)
-    optimizer = optax.adam(optax.linear_schedule(settings.learning_rate, 0, total))
+    optimizer, encoder_optimizer = (
+        optax.adam(optax.linear_schedule(rate, 0, total))
+        for rate in (settings.learning_rate, settings.encoder_rate)
+    )
     params, classifier = _init(method, data, settings, start_key)
-    encoder_state = optimizer.init(params)
+    encoder_state = encoder_optimizer.init(params)
     state = extreme.init_state(optimizer, classifier)
     bytes_ = sum(leaf.nbytes for leaf in jax.tree.leaves((classifier, state)))
-    step = _step(optimizer, settings, len(data.frequencies))
+    step = _step(optimizer, encoder_optimizer, settings, len(data.frequencies))
     grow = _grower(method, optimizer)
     encoded = jax.jit(lambda params, chunk: jax.vmap(partial(_encode, params))(chunk))
     seen, seconds, losses = [], [], []
@@ -214,11 +220,12 @@ def equal_bottleneck(k: int) -> int:
 
 
 def _encode(params, batch):
-    x = jax.nn.relu(embed(params["table"], batch))
+    # Linear: positive features would move the logits of all texts alike.
+    x = embed(params["table"], batch)
     return x @ params["projection"] if "projection" in params else x
 
 
-def _step(optimizer, settings, labels):
+def _step(optimizer, encoder_optimizer, settings, labels):
     @partial(jax.jit, donate_argnums=(0, 1, 2, 3))
     def step(params, encoder_state, classifier, state, batch, positives, key):
         negatives = None
@@ -229,7 +236,7 @@ def _step(optimizer, settings, labels):
             classifier, state, x, positives, negatives, optimizer=optimizer
         )
         (gradients,) = back(dx)
-        updates, encoder_state = optimizer.update(gradients, encoder_state)
+        updates, encoder_state = encoder_optimizer.update(gradients, encoder_state)
         params = optax.apply_updates(params, updates)
         return loss, params, encoder_state, classifier, state
 
