@@ -50,7 +50,7 @@ class Settings:
     batch: int = 256
     epochs: int = 10
     negatives: int = 4096
-    learning_rate: float = 0.1
+    learning_rate: float = 0.02
     encoder_rate: float = 0.01
     delta_t: int = 300
     alpha: float = 0.3

@@ -52,7 +52,7 @@ def test_the_bottleneck_has_the_bytes_of_the_sparse_layer(k):
 @pytest.mark.parametrize("method", ["SET", "bottleneck"])
 def test_training_learns_a_tiny_set(data, method):
     settings = extreme_wordnet.Settings(
-        width=16, k=4, batch=4, epochs=60, negatives=0, delta_t=10, most_words=2
+        width=16, k=4, batch=4, epochs=60, negatives=0, delta_t=10, learning_rate=0.1
     )
     known = data._replace(
         test=data.train, test_bags=data.train_bags, test_positives=data.train_positives
