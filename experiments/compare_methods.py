@@ -6,12 +6,14 @@ Every run is a run of the trainer, in a process on one core; as many go on at a 
 there are cores. Interrupted, the same command goes on: finished runs are kept and
 others resume; runs of another config are refused. Writes the rows asked for, each with
 its seeds, seconds, command and date, to results/compare_methods_NAME.json, beside the
-rows that earlier commands left there for the same config. Prints the table of them all
-in Markdown, with the standard deviation where there are several seeds.
+rows that earlier commands left there for the same config; a file of another config is
+moved aside, to NAME.1.json or the next free number. Prints the table of them all in
+Markdown, with the standard deviation where there are several seeds.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -160,9 +162,20 @@ def gather(results: Results) -> list[dict]:
 
 
 def beside_earlier(rows: list[dict], config: dict, path: Path) -> list[dict]:
-    """The rows, and all others of a results file if that is of the same config."""
-    saved = json.loads(path.read_text()) if path.exists() else {}
-    earlier = saved["rows"] if saved.get("config") == config else []
+    """The rows, and all others of a results file.
+
+    Where that is of another config, or names none, its rows are no company for these:
+    it is moved aside, and the user told.
+    """
+    earlier = []
+    if path.exists():
+        saved = json.loads(path.read_text())
+        if saved.get("config") == config:
+            earlier = saved["rows"]
+        else:
+            aside = _free_name(path)
+            path.rename(aside)
+            print(f"{path.name} is of another config: moved to {aside.name}")
     by_cell = {(row["method"], row["sparsity"]): row for row in [*earlier, *rows]}
     order = list(METHODS)
     return sorted(
@@ -186,6 +199,12 @@ def markdown(rows: list[dict]) -> str:
 def _cell(row: dict) -> str:
     spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
     return f"{row['mean']:.2f}{spread}"
+
+
+def _free_name(path: Path) -> Path:
+    """NAME.1.json, or the first number that is not taken."""
+    names = (path.with_suffix(f".{n}{path.suffix}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _slug(method: str) -> str:

@@ -56,20 +56,30 @@ def rows(*cells):
     return [{"method": m, "sparsity": s, "mean": mean} for m, s, mean in cells]
 
 
-@pytest.mark.parametrize(
-    ("config", "kept"),
-    [
-        ({"epochs": 5}, [("dense", 0.0, 3), ("RigL", 0.9, 1), ("SRigL", 0.9, 4)]),
-        ({"epochs": 6}, [("dense", 0.0, 3), ("SRigL", 0.9, 4)]),
-    ],
-    ids=["the same config", "another config"],
-)
-def test_rows_of_earlier_commands_stay_if_of_the_same_config(tmp_path, config, kept):
+EARLIER = rows(("RigL", 0.9, 1), ("SRigL", 0.9, 2))
+NEW = rows(("SRigL", 0.9, 4), ("dense", 0.0, 3))
+
+
+def test_rows_of_earlier_commands_stay_if_of_the_same_config(tmp_path):
     path = tmp_path / "results.json"
-    earlier = rows(("RigL", 0.9, 1), ("SRigL", 0.9, 2))
-    path.write_text(json.dumps({"config": {"epochs": 5}, "rows": earlier}))
-    new = rows(("SRigL", 0.9, 4), ("dense", 0.0, 3))
-    assert compare_methods.beside_earlier(new, config, path) == rows(*kept)
+    path.write_text(json.dumps({"config": {"epochs": 5}, "rows": EARLIER}))
+    kept = rows(("dense", 0.0, 3), ("RigL", 0.9, 1), ("SRigL", 0.9, 4))
+    assert compare_methods.beside_earlier(NEW, {"epochs": 5}, path) == kept
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("saved", [{"config": {"epochs": 6}}, {}], ids=["other", "no"])
+def test_results_of_another_config_are_moved_aside(tmp_path, capsys, saved):
+    path = tmp_path / "results.json"
+    (tmp_path / "results.1.json").write_text("of an earlier time")
+    path.write_text(json.dumps(saved | {"rows": EARLIER}))
+    kept = rows(("dense", 0.0, 3), ("SRigL", 0.9, 4))
+    assert compare_methods.beside_earlier(NEW, {"epochs": 5}, path) == kept
+    assert not path.exists()
+    aside = json.loads((tmp_path / "results.2.json").read_text())
+    assert aside["rows"] == EARLIER
+    assert (tmp_path / "results.1.json").read_text() == "of an earlier time"
+    assert "moved to results.2.json" in capsys.readouterr().out
 
 
 def test_without_earlier_results_the_rows_are_those_asked_for(tmp_path):
