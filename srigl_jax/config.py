@@ -52,7 +52,9 @@ def get_config() -> ConfigDict:
     config.sparsity = 0.9
     config.distribution = "erk"  # Or uniform; global where weights are ranked once.
     config.dense = ()  # Patterns of layer names that stay dense.
-    config.block = config_dict.placeholder(int)  # N:M sparsity with this M.
+    # N:M sparsity with this M; with distribution "uniform", since "erk" can leave a
+    # layer less than one weight a block.
+    config.block = config_dict.placeholder(int)
     config.delta_t = 20  # Optimizer steps between topology updates.
     config.alpha = 0.3  # Share of weights replaced by the first one.
     config.gamma_sal = 0.3

@@ -148,7 +148,7 @@ def make_plan(
             shared=shared and name not in dense_names,
             whole_neurons=whole_neurons,
         )
-        _check_layer(layer, sparsity)
+        _check_layer(layer, sparsity, distribution)
         plan[name] = layer
     _check_shared(plan, sparsity)
     return plan
@@ -291,15 +291,18 @@ def _numbers(name: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
-def _check_layer(layer: LayerPlan, sparsity: float) -> None:
+def _check_layer(layer: LayerPlan, sparsity: float, distribution: Distribution) -> None:
     if not layer.is_sparse:
         return
     layout = layer.layout
     if layer.block is not None:
         check_block(layout.fan_in, layer.block, layer.name)
+    other = "another distribution"
+    if layer.block is not None and distribution != "uniform":
+        other = 'distribution="uniform"'
     remedy = (
-        f"lower sparsity={sparsity}, use another distribution, or keep the layer "
-        f"dense with dense=[{layer.name!r}]"
+        f"lower sparsity={sparsity}, use {other}, or keep the layer dense with "
+        f"dense=[{layer.name!r}]"
     )
     if layer.shared:
         return

@@ -190,6 +190,15 @@ BAD_PLANS = {
         dict(sparsity=0.95, distribution="uniform"),
         r"hidden/kernel \(16, 24\) has a budget of 19 .* k0 is 0: .*dense=\['hidden",
     ),
+    "no weight in a block": (
+        dict(sparsity=0.75, block=4),
+        r"hidden/kernel .* less than one for each block of 4 inputs of the 24 neurons, "
+        r'so its fan-in k0 is 0: lower sparsity=0.75, use distribution="uniform", or',
+    ),
+    "no weight in a block, uniformly": (
+        dict(sparsity=0.8, block=4, distribution="uniform"),
+        r"k0 is 0: lower sparsity=0.8, use another distribution, or",
+    ),
     "no weight": (
         dict(sparsity=0.999, distribution="uniform", constant_fan_in=False),
         r"head/kernel .* would keep no weight at all .*: lower sparsity",
