@@ -5,6 +5,8 @@ n0, n1, ... from the left. Everything is jitted with traced scalars, so that eac
 compiles once; the last tests compare this with vmap and with eager calls.
 """
 
+import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -298,6 +300,29 @@ def test_the_drop_count_is_guarded_against_float_error():
 def test_the_floor_of_a_share_is_that_of_the_decimal(percent, count):
     floor = floor_product(np.float32(percent / 100), np.int32(count))
     assert floor == percent * count // 100
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "floor"),
+    [(0.3, 20_000_000, 6_000_000), (0.29, 20_000_000, 5_800_000), (1, 2**28, 2**28)],
+)
+def test_the_floor_of_a_share_of_a_large_layer(share, count, floor):
+    assert floor_product(np.float32(share), np.int32(count)) == floor
+
+
+@given(st.floats(0, 1, width=32), st.integers(0, 2**28))
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_the_floor_of_a_share_is_no_more_than_half_too_much(share, count):
+    exact = Fraction(share) * count
+    floor = floor_product(np.float32(share), np.int32(count))
+    assert math.floor(exact) <= floor <= math.floor(exact + Fraction(33, 64))
+
+
+@given(st.integers(1, 2**28), st.data())
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_the_floor_of_the_share_that_a_number_is_of_another_is_the_number(count, data):
+    number = data.draw(st.integers(0, min(count, 8_000_000)))
+    assert floor_product(np.float32(number / count), np.int32(count)) == number
 
 
 # nnz = 5, K = 2: .1 and .2 are dropped. Positions not kept have the gradients 6 (just
