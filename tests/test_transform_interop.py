@@ -142,6 +142,24 @@ def test_float32_updates_remove_bfloat16_weights_exactly():
     train(sparse(inner), dtype=jnp.bfloat16)
 
 
+OUTSIDE = {
+    "clipping before it": lambda: optax.chain(
+        optax.clip_by_global_norm(0.5), sparse(optax.adam(0.02))
+    ),
+    "hyperparameters injected": lambda: optax.inject_hyperparams(
+        lambda learning_rate: sparse(optax.sgd(learning_rate, momentum=0.9))
+    )(learning_rate=optax.linear_schedule(0.2, 0.1, tiny.STEPS)),
+}
+
+
+@pytest.mark.parametrize("make", OUTSIDE.values(), ids=OUTSIDE)
+def test_what_does_not_touch_the_updates_may_stand_outside(make):
+    changed, start, end, step = train(make())
+    assert changed and set(changed) <= set(tiny.UPDATES)
+    assert end < start
+    assert step._cache_size() == 1
+
+
 def test_multi_steps_outside_counts_accumulated_steps():
     optimizer = optax.MultiSteps(sparse(optax.adam(0.02)), every_k_schedule=2)
     params, plan = tiny.params(), tiny.plan()
