@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from srigl_jax.data.fashion_mnist import MissingFilesError
+from srigl_jax.data.dataset import MissingFilesError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE = "cifar-10-binary.tar.gz"

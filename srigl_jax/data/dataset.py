@@ -11,6 +11,10 @@ Batch = dict[str, np.ndarray]
 f32[rows], 0 where a row is filling."""
 
 
+class MissingFilesError(FileNotFoundError, ValueError):
+    """The files of a data set are not where they were looked for."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset(abc.ABC):
     """A data set for classification; its batches are a function of seed and step.

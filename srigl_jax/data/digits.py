@@ -39,8 +39,8 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del manual_dir
         if source_dir:
             raise ValueError(
-                f"source_dir is {str(source_dir)!r}, but digits comes with "
-                "scikit-learn and reads no files; leave source_dir unset."
+                f"dataset.source_dir is {str(source_dir)!r}, but digits comes with "
+                "scikit-learn and reads no files; leave dataset.source_dir unset."
             )
 
     def _info(self) -> tfds.core.DatasetInfo:

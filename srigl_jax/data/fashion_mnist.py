@@ -14,6 +14,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from srigl_jax.data import idx
+from srigl_jax.data.dataset import MissingFilesError
 
 DEBIAN_DIR = "/usr/share/datasets/fashion-mnist"
 
@@ -51,10 +52,6 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-
-
-class MissingFilesError(FileNotFoundError, ValueError):
-    """The files of a data set are not where they were looked for."""
 
 
 # Not registered, since the stock builder has the name. The stock builder cannot

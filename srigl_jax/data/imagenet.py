@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from srigl_jax.data import prepared
-from srigl_jax.data.fashion_mnist import MissingFilesError
+from srigl_jax.data.dataset import MissingFilesError
 from srigl_jax.data.streamed import StreamedDataset
 
 NAME = "imagenet2012"

@@ -81,5 +81,5 @@ def test_first_load_says_where_it_prepares(tmp_path, capfd):
 
 
 def test_source_dir_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="source_dir is 'here'.*leave.*unset"):
+    with pytest.raises(ValueError, match="dataset.source_dir is 'here'.*leave.*unset"):
         datasets.load("digits", data_dir=tmp_path, source_dir="here")

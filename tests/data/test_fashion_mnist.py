@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from srigl_jax.data import datasets, fashion_mnist
+from srigl_jax.data import MissingFilesError, datasets, fashion_mnist
 
 NAMES = list(fashion_mnist.SHA256)
 SIZES = {"train": 5, "t10k": 3}
@@ -85,7 +85,7 @@ def test_debian_directory_is_the_default(source, tmp_path, monkeypatch):
 
 
 def test_missing_directory_says_both_ways_out(tmp_path):
-    with pytest.raises(fashion_mnist.MissingFilesError) as error:
+    with pytest.raises(MissingFilesError) as error:
         load(tmp_path, "/nowhere")
     message = str(error.value)
     assert "/nowhere lacks train-images-idx3-ubyte" in message
