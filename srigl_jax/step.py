@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from srigl_jax.data import Batch
 from srigl_jax.data.augment import Augment
 from srigl_jax.sparsity import apply_masks
 
@@ -23,7 +24,6 @@ number of optimizer steps taken, which is also the position in the data. Where w
 are averaged also ema, which holds the averages of params and model_state. What else is
 in it, such as explored weights, a training step passes on as it is."""
 
-Batch = dict[str, np.ndarray]
 Forward = Callable[..., tuple[jax.Array, Any]]
 
 _AUGMENTATION = 2**32 - 1  # Folded into the key; no step is as large.
