@@ -16,6 +16,8 @@ os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 import jax  # noqa: E402  It reads XLA_FLAGS once.
 
 # Programs compiled by one test are found by the next, and by the next run.
-_CACHE = pathlib.Path(tempfile.gettempdir()) / "srigl_jax_test_compilations"
+# Each user has a directory: one cannot write to, nor should trust, that of another.
+_USER = os.getuid() if hasattr(os, "getuid") else 0
+_CACHE = pathlib.Path(tempfile.gettempdir()) / f"srigl_jax_test_compilations_{_USER}"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
