@@ -79,7 +79,7 @@ def make_plan(
     block: int | None = None,
     whole_neurons: bool = False,
     dense: str | Sequence[str] = (),
-    last: str | None = None,
+    last: str | Sequence[str] | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Plan:
     """Decides which leaves are sparse, and how sparse.
@@ -97,21 +97,23 @@ def make_plan(
         the place of a constant fan-in. Output layers stay dense.
       dense: pattern or patterns (`re.search` in the leaf's name) of kernels to leave
         dense.
-      last: pattern of the output layers, whose neurons are the classes and are never
-        ablated. By default all that are called `head`, `lm_head`, `classifier`,
-        `logits`, `fc`, `output` or `readout`, or `out` at the top. Unless one of them
-        is at the top, also the last layer, by the order of fields, of lists and of
-        numbers in names; where these tell no order, every layer that may be last.
+      last: pattern or patterns of the output layers, whose neurons are the classes and
+        are never ablated; () where there are none. By default all that are called
+        `head`, `lm_head`, `classifier`, `logits`, `fc`, `output` or `readout`, or `out`
+        at the top. Unless one of them is at the top, also the last layer, by the order
+        of fields, of lists and of numbers in names; where these tell no order, every
+        layer that may be last.
       neuron_axes: see `layout.infer_layout`.
 
     Returns:
       `{leaf name: LayerPlan}` of every kernel, dense ones included.
 
     Raises:
-      ValueError: sparsity outside [0, 1); a pattern that matches nothing; a layer
-        left without a weight, or without one for each neuron where the fan-in is
-        constant; a block that does not divide a fan-in, or is given although the
-        fan-in is not constant; a constant fan-in in layers that share a budget.
+      ValueError: sparsity outside [0, 1); a pattern that matches nothing; two leaves of
+        one name; a layer left without a weight, or without one for each neuron where
+        the fan-in is constant; a block that does not divide a fan-in, or is given
+        although the fan-in is not constant; a constant fan-in in layers that share a
+        budget.
     """
     distributions.check_sparsity(sparsity)
     constant_fan_in = constant_fan_in and not whole_neurons
@@ -196,7 +198,16 @@ def _find_kernels(params, neuron_axes) -> tuple[dict[str, Layout], dict[str, tup
     """Layout and path of every kernel, by name, in the order of the tree."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     if leaves:
-        names = {leaf_name(path): None for path, _ in leaves}
+        names = {}
+        for path, _ in leaves:
+            name = leaf_name(path)
+            if name in names:
+                raise ValueError(
+                    f"two leaves of the parameters are named {name!r}, at "
+                    f"{jax.tree_util.keystr(names[name])} and "
+                    f"{jax.tree_util.keystr(path)}: rename one"
+                )
+            names[name] = path
         for pattern in neuron_axes or ():
             _matching(names, [pattern], "neuron_axes")
     kernels = [(path, leaf) for path, leaf in leaves if is_kernel(path, leaf)]
@@ -252,7 +263,7 @@ def _matching(names, patterns, field) -> set[str]:
 
 def _output_layers(paths, last) -> set[str]:
     if last is not None:
-        return _matching(paths, [last], "last")
+        return _matching(paths, last, "last")
     named = {name for name in paths if _OUTPUT_LAYER.search(name)}
     # Blocks inside a network have outputs, too: those alone do not decide.
     top = min(name.count("/") for name in paths)

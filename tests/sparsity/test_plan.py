@@ -182,6 +182,18 @@ def test_a_network_without_kernels_has_an_empty_plan(empty):
     assert make_plan(empty, 0.9) == {}
 
 
+def test_a_network_may_have_no_output_layer_to_spare():
+    plan = tiny.plan(last=())
+    assert all(layer.may_ablate for layer in plan.values())
+
+
+def test_two_leaves_of_one_name_are_refused():
+    params = {"a/b": jnp.ones((4, 8)), "a": {"b": jnp.ones((4, 8))}}
+    message = r"are named 'a/b', at \['a'\]\['b'\] and \['a/b'\]: rename one"
+    with pytest.raises(ValueError, match=message):
+        make_plan(params, 0.5)
+
+
 BAD_PLANS = {
     "sparsity 1": (dict(sparsity=1.0), r"sparsity is 1.0: give .* \[0, 1\)"),
     "sparsity below 0": (dict(sparsity=-0.1), r"sparsity is -0.1: give"),
