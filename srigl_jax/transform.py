@@ -14,6 +14,7 @@ A topology update whose gradients are not all finite is skipped: they rank nothi
 """
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -65,7 +66,7 @@ def sparsify(
     constant_fan_in: bool = True,
     block: int | None = None,
     dense: str | Sequence[str] = (),
-    last: str | None = None,
+    last: str | Sequence[str] | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
     masks: Any = None,
     seed: jax.typing.ArrayLike = 0,
@@ -104,7 +105,7 @@ def sparsify(
       dense: see `make_plan`.
       last: see `make_plan`.
       neuron_axes: see `make_plan`.
-      masks: initial masks, instead of random ones.
+      masks: initial masks, instead of random ones; the state gets copies.
       seed: i32[], of the initial masks and of random growth.
 
     Returns:
@@ -168,7 +169,15 @@ def sparsify(
         if masks is None:
             return mask_lib.init_masks(params, layers, seed)
         check_given_masks(masks, params, layers)
-        return jax.tree.map(jnp.copy, masks)  # A training step may donate its state.
+        if not layers:
+            return masks
+        # Copies: a training step that is donated the state reuses its buffers.
+        return map_layers(
+            lambda _, leaf, mask: mask_lib.place_like(jnp.array(mask), leaf),
+            layers,
+            params,
+            masks,
+        )
 
     def init(params):
         layers = plan(params)
@@ -511,8 +520,16 @@ def _check_schedule(rule, delta_t, t_end, gradient_window) -> None:
             f"the topology will never change: updates come every delta_t={delta_t} "
             f"steps, and before step t_end={t_end} (by default 75 % of total_steps); "
             "lower delta_t or train for longer",
-            stacklevel=4,
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` of whoever called this module, directly or through `srigl`."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals is globals():
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _where(condition, if_true, if_false):

@@ -1,5 +1,7 @@
 """What one step of the transform does, and when: small cases worked by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -331,3 +333,25 @@ def test_the_state_costs_one_byte_a_weight_of_sparse_layers_and_a_count(make):
 def test_given_masks_that_do_not_fit_the_parameters_are_an_error(given, message):
     with pytest.raises(ValueError, match=message):
         rigl(optax.sgd(0.1), 0.3, masks=given, **EARLY).init(WEIGHTS)
+
+
+def test_given_masks_outlive_the_donation_of_the_state():
+    given = mask([[1, 0], [0, 1], [1, 1]])
+    optimizer = rigl(optax.sgd(0.1), 0.3, masks=given, **EARLY)
+    params = kernel(np.ones((3, 2)))
+    state = optimizer.init(params)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state, params):
+        return optimizer.update(params, state, params)[1]
+
+    step(state, params)
+    assert get_masks(state)["kernel"].is_deleted()
+    assert rows(given) == [[True, False], [False, True], [True, True]]
+
+
+def test_given_masks_are_laid_out_like_their_weights():
+    params = jax.device_put(kernel(np.ones((3, 2))), jax.devices()[1])
+    given = mask([[1, 0], [0, 1], [1, 1]])
+    state = rigl(optax.sgd(0.1), 0.3, masks=given, **EARLY).init(params)
+    assert get_masks(state)["kernel"].devices() == {jax.devices()[1]}

@@ -52,18 +52,19 @@ def init_masks(params: Any, plan: Plan, seed: jax.typing.ArrayLike = 0) -> Any:
             strict=True,
         )
 
-    def place(layer, leaf):
-        # A mask pinned to a device beside parameters that are not, or the other way
-        # round, would compile a training step twice.
-        mask = drawn[layer.name]
-        is_concrete = isinstance(leaf, jax.Array) and not isinstance(
-            leaf, jax.core.Tracer
-        )
-        if is_concrete and leaf.committed:
-            mask = jax.device_put(mask, leaf.sharding)
-        return mask
+    return map_layers(
+        lambda layer, leaf: place_like(drawn[layer.name], leaf), plan, params
+    )
 
-    return map_layers(place, plan, params)
+
+def place_like(mask: jax.Array, leaf: Any) -> jax.Array:
+    """Puts a mask on the devices of its weights, where these are concrete arrays."""
+    # A mask pinned to a device beside parameters that are not, or the other way
+    # round, would compile a training step twice.
+    is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if is_concrete and leaf.committed:
+        return jax.device_put(mask, leaf.sharding)
+    return mask
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,5 +1,7 @@
 """What a plan decides for each layer, and the errors that stop a bad one."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -327,6 +329,13 @@ def test_a_bad_option_is_refused_when_the_optimizer_is_made(make, options, messa
 def test_a_schedule_in_which_no_update_falls_is_warned_of(schedule):
     with pytest.warns(UserWarning, match=r"the topology will never change: .*=100"):
         srigl(optax.sgd(0.1), 0.75, delta_t=100, **schedule)
+
+
+@pytest.mark.parametrize("make", [srigl, partial(sparsify, rule=tiny.nudge)])
+def test_the_warning_names_the_line_that_made_the_optimizer(make):
+    with pytest.warns(UserWarning) as warned:
+        make(optax.sgd(0.1), 0.75, delta_t=100, t_end=0)
+    assert warned[0].filename == __file__
 
 
 def test_a_schedule_of_one_update_is_not_warned_of():
