@@ -52,7 +52,7 @@ from srigl_jax.step import (
     make_train_step,
     split_model,
 )
-from srigl_jax.workdir import check_config, write_atomically
+from srigl_jax.workdir import check_config, record_start, write_atomically
 
 _EVAL_BATCH = 512
 
@@ -105,7 +105,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
     # Only now, so that settings which cannot work never claim the workdir.
     check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
-    write_atomically(workdir / "environment.json", _json(_environment(config)))
+    record_start(workdir, _environment(config))
 
     starts.keep_start(start, workdir)
 

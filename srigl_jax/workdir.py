@@ -64,6 +64,35 @@ def check_config(
         )
 
 
+def record_start(
+    workdir: str | os.PathLike[str], environment: Mapping[str, Any]
+) -> None:
+    """Appends to `environment.json` what a start of the run met: a list, a start each.
+
+    Args:
+      workdir: the directory of the run, which exists.
+      environment: of JSON's types.
+
+    Raises:
+      ValueError: the workdir cannot be written, or the file is not what was written.
+    """
+    path = Path(workdir) / "environment.json"
+    try:
+        starts = json.loads(path.read_bytes()) if path.exists() else []
+        if isinstance(starts, dict):  # Of a version that kept the last start alone.
+            starts = [starts]
+        write_atomically(path, json.dumps([*starts, environment], indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"workdir {workdir} cannot be used: {error}. Make it writable, or choose "
+            "another --workdir."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it, or choose another --workdir."
+        ) from error
+
+
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     fields = {}
     for name, value in config.items():

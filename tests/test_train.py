@@ -27,10 +27,12 @@ from srigl_jax.methods import plan_options
 from srigl_jax.monitor import NotFiniteError
 from srigl_jax.train import train
 from srigl_jax.trained import load_trained
+from srigl_jax.workdir import record_start
 
 STEPS = 3 * STEPS_PER_EPOCH
 UPDATES = [8, 15, 22, 29, 36, 43]  # After every seventh, until 75 % of the 66 steps.
 KERNELS = ("layers/0/kernel", "layers/1/kernel")
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 METHODS = {
     "dense": {"method": "dense"},
@@ -136,7 +138,7 @@ def test_config_json_is_the_config(run):
 
 
 def test_environment_json_tells_versions_and_seed(run):
-    environment = json.loads((run.workdir / "environment.json").read_text())
+    (environment,) = json.loads((run.workdir / "environment.json").read_text())
     assert environment["seed"] == 0
     assert {"python", "srigl_jax", "jax", "flax", "optax"} <= set(
         environment["versions"]
@@ -476,6 +478,26 @@ def test_a_workdir_that_is_a_file_is_refused_and_kept(data_dir, tmp_path):
     with pytest.raises(ValueError, match=f"workdir {workdir} cannot be used"):
         train(tiny(data_dir), workdir)
     assert workdir.read_text() == "mine"
+
+
+def test_every_start_adds_to_what_the_environment_was(tmp_path):
+    for version in ("1", "2"):
+        record_start(tmp_path, {"version": version})
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    assert starts == [{"version": "1"}, {"version": "2"}]
+
+
+def test_a_workdir_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "environment.json.tmp").mkdir()  # Root may write to all else.
+    message = rf"workdir {tmp_path} cannot be used: .* choose another --workdir"
+    with pytest.raises(ValueError, match=message):
+        record_start(tmp_path, {})
+
+
+def test_a_damaged_record_of_starts_is_named(tmp_path):
+    (tmp_path / "environment.json").write_text('[{"vers')
+    with pytest.raises(ValueError, match=r"environment.json is damaged .*: remove it"):
+        record_start(tmp_path, {})
 
 
 def test_a_workdir_of_other_settings_is_refused_and_kept(data_dir, trained):
