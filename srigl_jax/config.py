@@ -236,13 +236,31 @@ def _check_method(config) -> None:
             )
 
 
+def unknown_field(field: str) -> str:
+    """What to tell of a field that does not exist: its closest relative, if any."""
+    group, _, name = field.rpartition(".")
+
+    def likeness(known):
+        known_group, _, known_name = known.rpartition(".")
+        ratio = difflib.SequenceMatcher(None, name, known_name).ratio()
+        # "lr" for learning_rate.
+        letters = iter(known_name)
+        is_short = (group, name[:1]) == (known_group, known_name[:1])
+        is_short = is_short and all(letter in letters for letter in name)
+        return max(ratio, 0.6 * is_short), group == known_group
+
+    close = max(_fields(get_config()), key=likeness)
+    hint = "see srigl_jax/config.py"
+    if likeness(close)[0] >= 0.6:
+        hint = f"did you mean {close}?"
+    return f"there is no config field {field}: {hint}"
+
+
 def _check_fields(config) -> None:
     """Refuses what no default has, which a file can set by mistake."""
     known, found = set(_fields(get_config())), set(_fields(config))
     for field in sorted(found - known):
-        close = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see srigl_jax/config.py"
-        raise ValueError(f"there is no config field {field}: {hint}")
+        raise ValueError(unknown_field(field))
     if missing := sorted(known - found):
         raise ValueError(
             f"the config lacks the fields {missing}: start from "

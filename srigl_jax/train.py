@@ -369,16 +369,31 @@ def _define_flags() -> None:
     )
 
 
+def _unknown_field(argv: list[str], error: AttributeError) -> str:
+    """Which argument names a field that does not exist, and which one does."""
+    # A KeyError is inside, which would be shown quoted and escaped.
+    text = str(getattr(error.args[0], "args", error.args)[0])
+    unknown = text.partition("'")[2].partition("'")[0]
+    for argument in argv[1:]:
+        flag, *path = argument.partition("=")[0].lstrip("-").split(".")
+        if flag == "config" and unknown in path:
+            return f"{argument}: {config_lib.unknown_field('.'.join(path))}"
+    return " ".join(text.split())  # A file's own mistake.
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it becomes one clear line."""
     try:
         _define_flags()  # Reads overrides of the default file already.
-        program, *positional = app.parse_flags_with_usage(argv)
+        program, *positional = flags.FLAGS(argv)
         flags.FLAGS.config.lock()  # A file that cannot be read is reported on use.
+    except flags.Error as error:
+        # What a config file raises comes with its traceback, the error last.
+        flag, *traceback = str(error).splitlines()
+        flag = f"{flag.partition(': ')[0]}: {traceback[-1]}" if traceback else flag
+        sys.exit(f"error: {flag}")
     except AttributeError as error:
-        # A KeyError is inside, which would be shown quoted and escaped.
-        unknown = getattr(error.args[0], "args", error.args)[0]
-        sys.exit(f"error: no such --config field: {' '.join(unknown.split())}")
+        sys.exit(f"error: {_unknown_field(argv, error)}")
     except OSError as error:
         sys.exit(f"error: {error}")
     if positional:

@@ -533,13 +533,22 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.sparsty=0.9"], 'Did you mean "sparsity" instead of "sparsty"?'),
+        (["--config.sparsty=0.9"], "no config field sparsty: did you mean sparsity?"),
+        (
+            ["--config.optimizer.lr=1"],
+            "error: --config.optimizer.lr=1: there is no config field optimizer.lr: "
+            "did you mean optimizer.learning_rate?\n",
+        ),
         (["--config.epochs=many"], "--config.epochs=many: invalid literal for int()"),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (
+            [f"--config={CONFIGS / 'fashion_mnist.py'}:foo"],
+            "py:foo: ValueError: unknown model 'foo': choose one of ['convnet', 'mlp']",
+        ),
         (["sparsity=0.9"], "unexpected arguments ['sparsity=0.9']"),
         (["--config.sparsity=1.0"], "error: sparsity is 1.0: give a share"),
     ],
-    ids=["field", "type", "file", "positional", "value"],
+    ids=["field", "abbreviation", "type", "file", "variant", "positional", "value"],
 )
 def test_a_wrong_command_gets_a_clear_error(tmp_path, arguments, message):
     done = command("--workdir", str(tmp_path / "run"), *arguments)
