@@ -18,6 +18,8 @@ class Monitor:
     """Collects what each step measured; shows, records and checks it now and then.
 
     Measurements stay on the device until then, so that steps are dispatched ahead.
+    A record averages the steps since the one before it, in a resumed run since it was
+    resumed: steps that only a killed process saw are in no mean.
     """
 
     def __init__(
@@ -84,8 +86,9 @@ class Monitor:
             for name in self._values[0]
         }
         step, then = self._timed_from
-        means["steps_per_second"] = (self._step - step) / (now - then)
+        if self._step > step:  # No speed of the first step alone, which compiled.
+            means["steps_per_second"] = (self._step - step) / (now - then)
         self._values, self._timed_from = [], (self._step, now)
         self._metrics.write("train", self._step, **means, seconds=self.seconds)
         shown = ("loss", "accuracy", "steps_per_second")
-        self._display.log(self._step, **{name: means[name] for name in shown})
+        self._display.log(self._step, **{n: means[n] for n in shown if n in means})

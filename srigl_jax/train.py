@@ -124,21 +124,29 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         masks_of=None if config.method == "dense" else srigl_jax.get_masks,
     )
 
+    def due(every):
+        return step % every == 0 or step == total_steps
+
     with (
+        GracefulStop() as stop,  # Left last: a save may go on while the others close.
         Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as saved,
         MetricsWriter(workdir, tensorboard=config.tensorboard) as metrics,
         ProgressDisplay(total_steps) as display,
-        GracefulStop() as stop,
     ):
         step, state = saved.restore_latest(state) or (first, state)
         # At the start, its step is recorded again.
         metrics.truncate_after(step if step > first else first - 1)
         display.update(step)
         display.print(_greeting(config, plan, step, total_steps, workdir))
-        monitor = Monitor(step, metrics, display, _seconds(read_metrics(metrics.path)))
+        history = read_metrics(metrics.path)
+        monitor = Monitor(step, metrics, display, _seconds(history))
         if step == first:
             metrics.write("topology", step, layers=_topology(state, plan))
         scores = None
+        if step > first and due(config.eval_every) and not _has_eval(history, step):
+            # It was saved, and killed before it was evaluated.
+            scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
+            metrics.write("eval", step, **scores)
         batches = dataset.train_batches(config.seed, config.batch_size, start=step)
         while step < total_steps and stop.received is None:
             if step == config.pruning.rewind_step:
@@ -148,19 +156,19 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             step += 1
             monitor.add(measured)
             display.update(step)
-            if step % config.log_every == 0 or step == total_steps:
+            if due(config.log_every):
                 monitor.flush()
             if updates_topology:
                 state = _explored_further(state, plan)
                 metrics.write("topology", step, layers=_topology(state, plan))
-            if step % config.eval_every == 0 or step == total_steps:
-                scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
-                metrics.write("eval", step, **scores)
-            if step % config.checkpoint_every == 0 or step == total_steps:
+            if due(config.checkpoint_every):
                 monitor.check()
                 saved.save(step, state)
+            if due(config.eval_every):
+                scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
+                metrics.write("eval", step, **scores)
         if step < total_steps:
-            monitor.check()
+            monitor.flush()
             saved.save(step, state)
             raise Stopped(
                 stop.received,
@@ -333,6 +341,10 @@ def _flops(
 def _seconds(history: list[dict[str, Any]]) -> float:
     """The training time that a run has recorded."""
     return max((r["seconds"] for r in history if r["kind"] == "train"), default=0.0)
+
+
+def _has_eval(history: list[dict[str, Any]], step: int) -> bool:
+    return any(r["kind"] == "eval" and r["step"] == step for r in history)
 
 
 def _environment(config: ConfigDict) -> dict[str, Any]:

@@ -93,3 +93,14 @@ def test_the_first_step_does_not_count_for_the_speed(metrics, monkeypatch):
     add(monitor, *[1.0] * 9)
     monitor.flush()
     assert read_metrics(metrics.path)[0]["steps_per_second"] == 4.0  # 8 steps in 2 s.
+
+
+def test_the_first_step_alone_has_no_speed(metrics):
+    monitor = monitor_of(metrics)
+    add(monitor, 1.0)
+    monitor.flush()
+    add(monitor, 1.0)
+    monitor.flush()
+    first, second = read_metrics(metrics.path)
+    assert "steps_per_second" not in first
+    assert second["steps_per_second"] > 0

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -88,15 +89,16 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def crash(*args):
+def crash(*args, **kwargs):
     raise RuntimeError("crash")
 
 
-def assert_same_run(workdir, expected, step):
+def assert_same_run(workdir, expected, step, stopped=()):
+    """Of a run that was stopped after some steps, which have a "train" record more."""
     assert bits(workdir, step) == bits(expected, step)
     assert result(workdir) == result(expected)
-    for kind in ("train", "eval", "topology"):
-        assert recorded_steps(workdir, kind) == recorded_steps(expected, kind)
+    logged = {*recorded_steps(expected, "train"), *stopped}
+    assert recorded_steps(workdir, "train") == sorted(logged)
     for kind in ("eval", "topology"):
         assert records(workdir, kind) == records(expected, kind)
 
@@ -108,7 +110,10 @@ def test_a_stopped_run_resumes_bit_for_bit(uninterrupted, tmp_path, monkeypatch)
         with pytest.raises(Stopped, match="after step 33 of 66, which is saved"):
             train(config, tmp_path)
     train(config, tmp_path)
-    assert_same_run(tmp_path, expected, STEPS)
+    assert_same_run(tmp_path, expected, STEPS, stopped=[33])
+    losses = {r["step"]: r["loss"] for r in records(tmp_path, "train")}
+    (whole,) = [r["loss"] for r in records(expected, "train") if r["step"] == 40]
+    assert (3 * losses[33] + 7 * losses[40]) / 10 == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_run_that_crashed_resumes_from_its_last_checkpoint(
@@ -122,6 +127,36 @@ def test_a_run_that_crashed_resumes_from_its_last_checkpoint(
     train(config, tmp_path)
     assert f"resuming after step 290 of {LONG_STEPS}" in capsys.readouterr().out
     assert_same_run(tmp_path, long_run, LONG_STEPS)
+
+
+def test_a_run_killed_while_it_was_evaluated_is_evaluated_when_resumed(
+    long_run, data_dir, tmp_path, monkeypatch
+):
+    config = tiny(data_dir, **LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemoryDataset, "eval_batches", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            train(config, tmp_path)
+    assert recorded_steps(tmp_path, "eval") == []
+    train(config, tmp_path)
+    assert_same_run(tmp_path, long_run, LONG_STEPS)
+
+
+def test_signals_are_noted_until_everything_is_saved(data_dir, tmp_path, monkeypatch):
+    handlers = []
+    leave = train_lib.Checkpoints.__exit__
+
+    def noting(saved, *exception):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return leave(saved, *exception)
+
+    monkeypatch.setattr(train_lib.Checkpoints, "__exit__", noting)
+    before_step(monkeypatch, 5, terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(tiny(data_dir), tmp_path)
+    assert handlers != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(
@@ -185,12 +220,16 @@ def test_sigterm_saves_and_the_same_command_resumes(long_run, data_dir, tmp_path
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
-    assert f"of {LONG_STEPS}, which is saved; the same command resumes" in out
+    stopped = re.search(
+        rf"stopped after step (\d+) of {LONG_STEPS}, which is saved; the same command "
+        "resumes",
+        out,
+    )
     with start(tmp_path, data_dir) as process:
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert "resuming after step" in out
-    assert_same_run(tmp_path, long_run, LONG_STEPS)
+    assert_same_run(tmp_path, long_run, LONG_STEPS, stopped=[int(stopped.group(1))])
 
 
 def test_kill_9_at_a_random_moment_loses_nothing_saved(long_run, data_dir, tmp_path):
