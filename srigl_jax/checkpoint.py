@@ -10,8 +10,9 @@ What is promised:
 - Leaves are known by their path names alone, so a checkpoint does not depend on the
   classes of optimizer states, nor on the devices that wrote it.
 
-One process reads and writes its own run; arrays spread over several hosts are not
-supported.
+Several processes read and write a run together, in a directory that all of them see:
+each calls the same methods in the same order. Each writes its own part of what is
+spread over them, but holds every leaf whole for a moment, to hash it, and reads all.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from srigl_jax.distributed import LostProcessError
+from srigl_jax.sharding import gathered, place
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +81,9 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         """Waits for the save under way; raises what went wrong in it."""
         try:
-            if self._writer is not None:
+            # A save that needs a process which is gone never ends.
+            lost = isinstance(exception[1], LostProcessError)
+            if self._writer is not None and not lost:
                 self._writer.close()
         finally:
             logging.getLogger("absl").removeFilter(_is_not_orbax_chatter)
@@ -101,12 +109,14 @@ class Checkpoints:
           state: pytree of arrays and of Python or numpy numbers, of any dtype but
             typed PRNG keys, zero-size arrays included. It may be donated afterwards.
         """
-        arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+        arrays = _snapshot(state)
         manifest = _manifest(arrays)
         self._wait()
-        while self._corrupt:
-            self._set_aside(self._corrupt.pop())
-        if step in self.steps() and self._holds(step, manifest):
+        for corrupt in sorted(self._corrupt):
+            self._set_aside(corrupt)
+        self._corrupt.clear()
+        exists = _as_the_first_process(step in self.steps())
+        if exists and self._holds(step, manifest):
             return
         # Orbax refuses zero-size arrays; the manifest says all there is to say of them.
         stored = {name: array for name, array in arrays.items() if array.size}
@@ -114,7 +124,7 @@ class Checkpoints:
             step,
             {"state": stored, "manifest": manifest},
             force=True,
-            overwrite=step in self.steps(),
+            overwrite=_as_the_first_process(step in self.steps()),
         )
 
     def restore_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -134,7 +144,14 @@ class Checkpoints:
             step is corrupt.
         """
         failures = {}
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        if _as_the_first_process(steps[-1] if steps else -1) != ([-1] + steps)[-1]:
+            raise ValueError(
+                f"process {jax.process_index()} sees the checkpoints {steps} in "
+                f"{self._directory}, and the first process others: give a --workdir on "
+                "a file system that all processes share"
+            )
+        for step in reversed(steps):
             try:
                 return step, self._load(step, like)
             except _CorruptStepError as error:
@@ -173,9 +190,12 @@ class Checkpoints:
             self._writer.wait()
 
     def _set_aside(self, step: int) -> None:
-        path = self._directory / str(step)
-        names = (f"{step}.corrupt{n or ''}" for n in itertools.count())
-        path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
+        if jax.process_index() == 0:
+            path = self._directory / str(step)
+            names = (f"{step}.corrupt{n or ''}" for n in itertools.count())
+            path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set step {step} aside")
         if self._writer is not None:
             self._writer.reload()
 
@@ -235,22 +255,43 @@ def _named(tree: Any) -> dict[str, Any]:
     return named
 
 
+def _as_the_first_process(value: int) -> int:
+    """What the first process passes in; a value of its own where there is one."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _snapshot(state: Any) -> dict[str, np.ndarray | jax.Array]:
+    """The leaves by name, as they are now: what several processes share as a copy."""
+
+    def copy(leaf):
+        is_shared = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        return jnp.copy(leaf) if is_shared else np.asarray(leaf)
+
+    return {name: copy(leaf) for name, leaf in _named(state).items()}
+
+
 def _shape_and_dtype(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return leaf.shape, leaf.dtype
 
 
-def _manifest(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _manifest(arrays: dict[str, np.ndarray | jax.Array]) -> dict[str, Any]:
     leaves = {
         name: {
             "dtype": array.dtype.name,
             "shape": list(array.shape),
-            # SHA-256 in hardware reads 1.5 GB/s, BLAKE2b 0.7: measured on one CPU core.
-            "sha256": hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest(),
+            "sha256": _digest(gathered(array)),
         }
         for name, array in arrays.items()
     }
     return {"leaves": leaves, "sha256": _json_digest(leaves)}
+
+
+def _digest(array: np.ndarray) -> str:
+    # SHA-256 in hardware reads 1.5 GB/s, BLAKE2b 0.7: measured on one CPU core.
+    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
 
 
 def _json_digest(value: Any) -> str:
@@ -287,4 +328,4 @@ def _place(array: np.ndarray, like: Any) -> Any:
         case jax.Array() if not like.committed:
             # Committing it would forbid its use beside arrays on other devices.
             return jax.device_put(array)
-    return jax.device_put(array, like.sharding)
+    return place(array, like.sharding)

@@ -21,7 +21,8 @@ from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
 
 DTYPES = ("float32", "bfloat16")
 
-# May differ when a run is resumed: they change what is seen of it, not what it is.
+# May differ when a run is resumed: they change where it runs and what is seen of it,
+# not what it is.
 VIEW_FIELDS = (
     "log_every",
     "eval_every",
@@ -31,6 +32,8 @@ VIEW_FIELDS = (
     "dataset.data_dir",
     "dataset.source_dir",
     "dataset.workers",
+    "mesh.data",
+    "mesh.neurons",
 )
 
 
@@ -125,6 +128,12 @@ def get_config() -> ConfigDict:
     config.optimizer.decay_every = 30.0
     config.optimizer.decay_at = ()
 
+    # Devices that share a batch, all there are by default, and that share a layer:
+    # where they divide its neurons, its weights and their moments are cut among them.
+    config.mesh = ConfigDict()
+    config.mesh.data = config_dict.placeholder(int)
+    config.mesh.neurons = 1
+
     config.log_every = 100  # In steps, as are the next two.
     config.eval_every = 500
     config.checkpoint_every = 500
@@ -175,6 +184,9 @@ def validate(config: ConfigDict) -> None:
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
         _within(name, config[name], 1)
+    for name, size in config.mesh.items():
+        if size is not None:
+            _within(f"mesh.{name}", size, 1)
     if config.batch_size % config.accumulate:
         raise ValueError(
             f"accumulate is {config.accumulate}: give a number of micro-batches that "

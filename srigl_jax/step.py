@@ -82,6 +82,8 @@ def make_train_step(
     accumulate: int = 1,
     ema: float = 0.0,
     masks_of: Callable[[optax.OptState], Any] | None = None,
+    shardings: Any = None,
+    copied: jax.sharding.Sharding | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """Returns the compiled step `(state, batch) -> state, measured`.
 
@@ -102,6 +104,9 @@ def make_train_step(
         0 does without them.
       masks_of: gives the masks in an optimizer's state, off which the averages are
         exactly 0 too; None where nothing is sparse.
+      shardings: of the state that is returned, on many devices; None on one. Batch
+        normalisation looks at the whole batch, or micro-batch, of all devices.
+      copied: sharding of what is measured, likewise.
     """
 
     def loss_of(params, model_state, batch, key):
@@ -123,7 +128,7 @@ def make_train_step(
     if accumulate > 1:
         gradient = _accumulated(gradient, accumulate)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, copied))
     def train_step(state, batch):
         if augment:
             batch = augment(_augmentation_key(state), batch)
@@ -201,15 +206,16 @@ def _averaged(state: State, decay: float, masks: Any) -> dict[str, Any]:
 
 
 def make_evaluate(
-    forward: Forward,
+    forward: Forward, copied: jax.sharding.Sharding | None = None
 ) -> Callable[[State, Iterable[Batch]], dict[str, float]]:
     """Returns `evaluate(state, batches) -> {loss, accuracy}`, means over examples.
 
     Of a state that averages its weights, the averages are evaluated. Batches hold
-    image, label, and weight f32[batch], which is 0 where they are padded.
+    image, label, and weight f32[batch], which is 0 where they are padded. On many
+    devices, `copied` is the sharding of a result that all of them have.
     """
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=copied)
     def sums(params, model_state, batch):
         logits, _ = forward(params, model_state, batch["image"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])

@@ -4,7 +4,8 @@
 
 Any field can be overridden, `--config.sparsity=0.95`; without `--config` it trains on
 scikit-learn's digits. Run the same command again to resume: a run goes on bit for bit
-from where its workdir has it.
+from where its workdir has it. With `--distributed` several processes, each started by
+this command, train together; see `srigl_jax.distributed`.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 
 import srigl_jax
 from srigl_jax import config as config_lib
-from srigl_jax import data, lottery, methods, models, starts
+from srigl_jax import data, distributed, lottery, methods, models, starts
 from srigl_jax.analysis.costs import layer_costs, total_costs
 from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.report import write_report
@@ -38,6 +39,7 @@ from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.optimizers import make_optimizer
 from srigl_jax.progress import ProgressDisplay, duration
+from srigl_jax.sharding import Placement, check_batch, gathered, make_mesh
 from srigl_jax.sparsity import Plan, layer_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import (
     explore,
@@ -81,39 +83,53 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       ValueError: a field, the data set or the workdir cannot be used.
       NotFiniteError: the loss is not finite; the last good checkpoint is kept.
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
+      LostProcessError: another process of the run is gone.
     """
-    config_lib.validate(config)
-    if config.method == "lottery":
-        lottery.find_ticket(config, workdir, train)
-    start = starts.read_start(config, workdir)
-    dataset = data.load(**config.dataset.to_dict())
-    steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    total_steps = steps_per_epoch * config.epochs
+    with distributed.one_voice(workdir) as files, distributed.naming_the_lost():
+        return _train(config, workdir, files)
 
-    model = make_model(config, dataset)
-    if config.pretrained is not None:
-        load_torchvision(model, config.pretrained, head=config.pretrained_head)
-    definition, params, model_state = split_model(model)
-    plan = make_plan(params, **methods.plan_options(config, start and start.masks))
-    forward = make_forward(definition, dataset.mean, dataset.std, dtype=config.dtype)
-    masks = starts.first_masks(
-        config, params, model_state, plan, start, forward, dataset
-    )
-    optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
-    augment = make_augment(
-        dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
-    )
-    # Only now, so that settings which cannot work never claim the workdir.
-    check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
-    record_start(workdir, _environment(config))
 
-    starts.keep_start(start, workdir)
+def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
+    """Trains; what only one of several processes may write goes to `files`."""
+    with distributed.together():
+        config_lib.validate(config)
+        mesh = make_mesh(**config.mesh.to_dict())
+        if config.method == "lottery":
+            distributed.check_alone("method=lottery")
+            lottery.find_ticket(config, workdir, train)
+        start = starts.read_start(config, workdir)
+        dataset = data.load(**config.dataset.to_dict())
+        steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
+        total_steps = steps_per_epoch * config.epochs
 
-    state = init_state(config, params, model_state, plan, optimizer, masks)
-    if start is not None:
-        state = start.resume(state)
-    first = int(state["step"])
-    evaluate = make_evaluate(forward)
+        model = make_model(config, dataset)
+        if config.pretrained is not None:
+            load_torchvision(model, config.pretrained, head=config.pretrained_head)
+        definition, params, model_state = split_model(model)
+        plan = make_plan(params, **methods.plan_options(config, start and start.masks))
+        placement = Placement(mesh, plan)
+        check_batch(config.batch_size, config.accumulate, placement.data)
+        forward = make_forward(
+            definition, dataset.mean, dataset.std, dtype=config.dtype
+        )
+        masks = starts.first_masks(
+            config, params, model_state, plan, start, forward, dataset
+        )
+        optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
+        augment = make_augment(
+            dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
+        )
+        # Only now, so that settings which cannot work never claim the workdir.
+        check_config(files, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
+        record_start(files, _environment(config))
+        starts.keep_start(start, files)
+        state = init_state(config, params, model_state, plan, optimizer, masks)
+        if start is not None:
+            state = start.resume(state)
+        first = int(state["step"])
+
+    state = placement.place(state)
+    evaluate = make_evaluate(forward, placement.copied)
     train_step = make_train_step(
         forward,
         optimizer,
@@ -122,16 +138,23 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         accumulate=config.accumulate,
         ema=config.ema,
         masks_of=None if config.method == "dense" else srigl_jax.get_masks,
+        shardings=placement.shardings(state),
+        copied=placement.copied,
     )
 
     def due(every):
         return step % every == 0 or step == total_steps
 
+    def eval_batches():
+        size = -(-_EVAL_BATCH // placement.data) * placement.data
+        return placement.batches(dataset.eval_batches(size, **placement.share))
+
     with (
         GracefulStop() as stop,  # Left last: a save may go on while the others close.
         Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as saved,
-        MetricsWriter(workdir, tensorboard=config.tensorboard) as metrics,
+        MetricsWriter(files, tensorboard=config.tensorboard) as metrics,
         ProgressDisplay(total_steps) as display,
+        distributed.naming_the_lost(),
     ):
         step, state = saved.restore_latest(state) or (first, state)
         # At the start, its step is recorded again.
@@ -143,12 +166,21 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if step == first:
             metrics.write("topology", step, layers=_topology(state, plan))
         scores = None
-        if step > first and due(config.eval_every) and not _has_eval(history, step):
-            # It was saved, and killed before it was evaluated.
-            scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
-            metrics.write("eval", step, **scores)
-        batches = dataset.train_batches(config.seed, config.batch_size, start=step)
-        while step < total_steps and stop.received is None:
+        if step > first and due(config.eval_every):
+            # It may have been saved, and killed before it was evaluated. Of several
+            # processes only the first knows: all evaluate.
+            is_known = _has_eval(history, step)
+            if not is_known or jax.process_count() > 1:
+                scores = evaluate(state, eval_batches())
+            if not is_known:
+                metrics.write("eval", step, **scores)
+        batches = placement.batches(
+            dataset.train_batches(
+                config.seed, config.batch_size, start=step, **placement.share
+            )
+        )
+        stops = distributed.SharedStop(mesh)
+        while step < total_steps and not (stopped := stops.agreed(stop.received)):
             if step == config.pruning.rewind_step:
                 starts.keep_state(workdir / starts.REWIND, state)
             updates_topology = methods.topology_due(config, step, total_steps)
@@ -159,27 +191,27 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if due(config.log_every):
                 monitor.flush()
             if updates_topology:
-                state = _explored_further(state, plan)
+                state = placement.place(_explored_further(state, plan))
                 metrics.write("topology", step, layers=_topology(state, plan))
             if due(config.checkpoint_every):
                 monitor.check()
                 saved.save(step, state)
             if due(config.eval_every):
-                scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
+                scores = evaluate(state, eval_batches())
                 metrics.write("eval", step, **scores)
         if step < total_steps:
             monitor.flush()
             saved.save(step, state)
             raise Stopped(
-                stop.received,
+                stopped,
                 f"stopped after step {step} of {total_steps}, which is saved; the same "
                 "command resumes",
             )
         if scores is None:  # The run was finished before.
-            scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
+            scores = evaluate(state, eval_batches())
         history = read_metrics(metrics.path)
     result = scores | {"steps": step, "seconds": _seconds(history)}
-    return _finish(config, workdir, dataset, state, plan, history, result)
+    return _finish(config, files, dataset, gathered(state), plan, history, result)
 
 
 def make_model(config: ConfigDict, dataset: data.Dataset) -> nnx.Module:
@@ -251,7 +283,8 @@ def _explored_further(state: State, plan: Plan) -> State:
 
 def _topology(state: State, plan: Plan) -> dict[str, dict[str, float]]:
     """What a "topology" record says of each sparse layer."""
-    shares = explored_shares(state.get("explored", {}), plan)
+    masks = gathered(masks_of(state, plan))
+    shares = explored_shares(gathered(state.get("explored", {})), plan)
     return {
         row.name: {
             "active": row.active,
@@ -260,7 +293,7 @@ def _topology(state: State, plan: Plan) -> dict[str, dict[str, float]]:
             "weights": row.weights,
         }
         | ({"explored": shares[row.name]} if row.name in shares else {})
-        for row in summarize(masks_of(state, plan), plan)
+        for row in summarize(masks, plan)
         if row.sparse
     }
 
@@ -358,6 +391,7 @@ def _environment(config: ConfigDict) -> dict[str, Any]:
         "versions": versions,
         "seed": config.seed,
         "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
         "command": sys.argv,
     }
 
@@ -379,6 +413,16 @@ def _define_flags() -> None:
         "Directory of the run; resumes what is in it. By default one below runs/, "
         "named after data set, model, method, sparsity and seed.",
     )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Train with other processes, started by the same command, which TPU, Slurm and "
+        "Open MPI know of; elsewhere give the next three. All need the same --workdir, "
+        "on a file system that they share.",
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, free there.")
+    flags.DEFINE_integer("num_processes", None, "How many processes train.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def _unknown_field(argv: list[str], error: AttributeError) -> str:
@@ -421,15 +465,33 @@ def main(argv: list[str]) -> None:
     name = f"{config.dataset.name}-{config.model.name}-{config.method}"
     name += f"-{config.sparsity:g}-seed{config.seed}"
     try:
+        _join_others(flags.FLAGS)
         train(config, Path(workdir or f"runs/{name}"))
     except Stopped as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         print("interrupted; the same command starts again from the last checkpoint")
-        sys.exit(128 + signal.SIGINT)
-    except (ValueError, OSError, NotFiniteError) as error:
-        sys.exit(f"error: {error}")
+        distributed.leave(128 + signal.SIGINT)
+    except (
+        ValueError,
+        OSError,
+        NotFiniteError,
+        distributed.LostProcessError,
+    ) as error:
+        distributed.leave(f"error: {error}")
+
+
+def _join_others(options: flags.FlagValues) -> None:
+    """Makes this one of several processes, if the command line says so."""
+    others = {
+        name: getattr(options, name)
+        for name in ("coordinator", "num_processes", "process_id")
+    }
+    if options.distributed:
+        distributed.initialize(**others)
+    elif given := [f"--{name}" for name in others if others[name] is not None]:
+        raise ValueError(f"{', '.join(given)} without --distributed: add that")
 
 
 if __name__ == "__main__":

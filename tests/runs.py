@@ -19,6 +19,7 @@ def tiny(data_dir: Path, **fields) -> ConfigDict:
     """One hidden layer of 16 on digits, 66 steps; `fields` with __ for a dot."""
     config = get_config()
     config.model.widths = (16,)
+    config.mesh.data = 1  # Of the eight devices that a test has.
     config.epochs = 3
     config.sparsity = 0.5
     config.delta_t = 7
@@ -44,10 +45,10 @@ def checkpoint(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by name, read with nothing but orbax."""
     path = workdir / "checkpoints" / str(step)
     with ocp.Context():
-        return {
-            name: np.asarray(array)
-            for name, array in ocp.load_checkpointables(path)["state"].items()
-        }
+        stored = ocp.checkpointables_metadata(path).metadata["state"]
+        # As numpy arrays, for it may be that other devices have written them.
+        like = {name: np.empty(x.shape, x.dtype) for name, x in stored.items()}
+        return dict(ocp.load_checkpointables(path, {"state": like})["state"])
 
 
 def bits(workdir: Path, step: int) -> dict[str, tuple]:
@@ -73,3 +74,22 @@ def records(workdir: Path, kind: str) -> list[dict]:
 def recorded_steps(workdir: Path, kind: str) -> list[int]:
     """The steps of the records of one kind."""
     return [record["step"] for record in records(workdir, kind)]
+
+
+def assert_alike(workdir: Path, expected: Path, step: int) -> None:
+    """One checkpoint as another: floats to rounding, masks and the like exactly."""
+    arrays, wanted = checkpoint(workdir, step), checkpoint(expected, step)
+    assert arrays.keys() == wanted.keys()
+    assert any(array.dtype == bool for array in arrays.values())
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(
+                array, wanted[name], rtol=1e-3, atol=1e-4, err_msg=name
+            )
+        else:
+            np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    for kind in ("train", "eval"):
+        ours, theirs = records(workdir, kind), records(expected, kind)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["step"] == other["step"]
+            assert np.isclose(one["loss"], other["loss"], rtol=1e-3)

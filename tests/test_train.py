@@ -331,8 +331,8 @@ def test_every_evaluation_is_recorded_and_a_finished_run_evaluates_once(
     evaluations = []
     make_evaluate = train_module.make_evaluate
 
-    def counted(forward):
-        evaluate = make_evaluate(forward)
+    def counted(*args):
+        evaluate = make_evaluate(*args)
 
         def count(state, batches):
             evaluations.append(int(state["step"]))
@@ -437,6 +437,16 @@ BAD_INPUT = {
     "pattern": ({"dense": ("conv",)}, "'conv' matches no layer; the layers are"),
     "batch": ({"batch_size": 1438}, "batch_size is 1438.*between 1 and .* 1437"),
     "window": ({"gradient_window": 8}, "gradient_window=8 and delta_t=7"),
+    "mesh": ({"mesh__neurons": 0}, "mesh.neurons is 0: give a number at least 1"),
+    "neurons": (
+        {"mesh__neurons": 3},
+        "mesh.neurons is 3, which does not divide the 8 devices",
+    ),
+    "axis": ({"mesh": ConfigDict({"batch": 8})}, "there is no config field mesh.batch"),
+    "shares": (
+        {"mesh__data": 6},
+        "batch_size is 64, which 6 devices .mesh.data.*or mesh.data=2",
+    ),
     "warm-up": (
         {"optimizer__warmup_epochs": 3.0},
         "warmup_epochs is 3.0: .* epochs, 3",

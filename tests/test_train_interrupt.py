@@ -75,8 +75,9 @@ def before_step(monkeypatch, number, action):
     """Calls `action` when the batch of step `number`, from 1, is asked for."""
     train_batches = InMemoryDataset.train_batches
 
-    def batches_of(dataset, seed, batch_size, *, start):
-        batches = train_batches(dataset, seed, batch_size, start=start)
+    def batches_of(dataset, seed, batch_size, **options):
+        start = options["start"]
+        batches = train_batches(dataset, seed, batch_size, **options)
         for step, batch in enumerate(batches, start):
             if step + 1 == number:
                 action()
@@ -190,6 +191,7 @@ def start(workdir, data_dir):
         "delta_t": 7,
         "log_every": 10,
         "dataset.data_dir": data_dir,
+        "mesh.data": 1,
         **LONG,
     }
     overrides = [f"--config.{name}={value}" for name, value in config.items()]
@@ -246,7 +248,14 @@ def test_kill_9_at_a_random_moment_loses_nothing_saved(long_run, data_dir, tmp_p
 def call_main(data_dir, tmp_path, monkeypatch):
     """Calls `main` as the command line does, and gives its exit code or message."""
     config = tiny(data_dir, method="dense")
-    values = SimpleNamespace(config=config, workdir=str(tmp_path))
+    values = SimpleNamespace(
+        config=config,
+        workdir=str(tmp_path),
+        distributed=False,
+        coordinator=None,
+        num_processes=None,
+        process_id=None,
+    )
     monkeypatch.setattr(train_lib.flags, "FLAGS", values)
 
     def call():
