@@ -96,9 +96,9 @@ def test_a_stopped_run_resumes_bit_for_bit(run, tmp_path, monkeypatch):
     _, config, expected = run
     train_batches = InMemoryDataset.train_batches
 
-    def batches(dataset, seed, batch_size, *, start):
+    def batches(dataset, seed, batch_size, *, start, **share):
         for step, batch in enumerate(
-            train_batches(dataset, seed, batch_size, start=start), start
+            train_batches(dataset, seed, batch_size, start=start, **share), start
         ):
             if step == 32:
                 os.kill(os.getpid(), signal.SIGTERM)
