@@ -149,5 +149,5 @@ def test_a_network_and_a_layer_are_condensed(capsys):
 
 def test_every_example_runs_in_some_test():
     calls = ["srigl_jax.rigl(", "srigl_jax.summarize(", "jax.export.deserialize("]
-    calls.append("condense_model(")
+    calls += ["condense_model(", "extreme.train_step("]
     assert examples() == [first_example(), *map(example, calls)]

@@ -93,8 +93,9 @@ def test_a_streamed_run_that_was_stopped_resumes_bit_for_bit(
     train(config, tmp_path / "whole")
     batches = StreamedDataset.train_batches
 
-    def stopping(dataset, seed, batch_size, *, start):
-        for step, batch in enumerate(batches(dataset, seed, batch_size, start=start)):
+    def stopping(dataset, seed, batch_size, *, start, **share):
+        whole = batches(dataset, seed, batch_size, start=start, **share)
+        for step, batch in enumerate(whole):
             if step == 4:
                 train_lib.signal.raise_signal(train_lib.signal.SIGTERM)
             yield batch
