@@ -60,7 +60,6 @@ def load() -> tuple[ctypes.CDLL | None, str]:
             jax.ffi.register_ffi_target(target, handler, platform="cpu")
         library.srigl_instructions.restype = ctypes.c_char_p
         library.srigl_width.restype = ctypes.c_int64
-        library.srigl_window.restype = ctypes.c_int64
     except Exception as error:  # Whatever is wrong with it, xla.py still works.
         return None, f"the C++ kernels in {found[-1].name} do not load: {error}"
     return library, ""

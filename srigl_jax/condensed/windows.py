@@ -1,11 +1,11 @@
 """A condensed layer arranged for single examples, on CPUs with permute instructions.
 
 At batch 1 a condensed product is bound by looking inputs up one by one. Here a vector
-of neurons looks one input each up with a single instruction: in every step the lanes
-read from one window of neighbouring inputs that fits the registers, and a lane without
-a weight there multiplies by 0. Lanes are neurons with similar inputs, and the window
-slides to the least input that is still to be read. In N:M sparsity lanes advance
-together by themselves, and few are idle.
+of neurons looks one input each up with a few instructions: in every step the lanes read
+from one window of neighbouring inputs that fits the registers, and a lane without a
+weight there multiplies by 0. A window is loaded once for several vectors of neurons,
+those with similar inputs, and slides to the least input that is still to be read. In
+N:M sparsity lanes advance together by themselves, and few are idle.
 """
 
 import ctypes
@@ -20,36 +20,41 @@ import numpy as np
 from srigl_jax.condensed import native
 from srigl_jax.condensed.representation import Condensed, check_condensed
 
+_STEPS = 4
+"""Of a block: a byte each in an offset."""
+
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "lanes", "bases", "starts", "neurons", "bias"),
-    meta_fields=("fan_in", "outputs", "dtype"),
+    data_fields=("values", "offsets", "bases", "starts", "neurons", "bias"),
+    meta_fields=("fan_in", "outputs", "width", "dtype"),
 )
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """One layer arranged for this machine's vectors; a pytree.
 
     Attributes:
-      values: f32[steps, width], width the floats in a vector.
-      lanes: u8[steps, width]: where in the window each lane reads.
-      bases: i32[steps]: where the window of inputs begins.
-      starts: i32[groups + 1]: the steps of each group of `width` neurons.
-      neurons: i32[groups, width]: which outputs they are; -1 for an empty lane.
+      values: f32[blocks, 4, lanes]: those of four steps, for all lanes of a group.
+      offsets: u32[blocks, lanes]: where in the window each lane reads, a byte a step.
+      bases: i32[blocks, 4]: where the window of inputs begins, in vectors.
+      starts: i32[groups + 1]: the blocks of each group of neurons.
+      neurons: i32[groups, lanes]: which outputs they are; -1 for an empty lane.
       bias: f[outputs] or None.
       fan_in: width of the input.
       outputs: neurons, ablated ones included.
+      width: floats in a vector; the lanes of a group are those of one to four.
       dtype: of the condensed layer's values.
     """
 
     values: jax.Array
-    lanes: jax.Array
+    offsets: jax.Array
     bases: jax.Array
     starts: jax.Array
     neurons: jax.Array
     bias: jax.Array | None
     fan_in: int
     outputs: int
+    width: int
     dtype: np.dtype
 
 
@@ -67,7 +72,6 @@ def arrange(c: Condensed) -> Windows:
     native.require()
     check_condensed(c)
     library, _ = native.load()
-    width, window = library.srigl_width(), library.srigl_window()
     values = np.ascontiguousarray(c.values, np.float32)
     indices = np.ascontiguousarray(c.indices, np.int32)
     active = np.ascontiguousarray(c.active, np.int32)
@@ -75,26 +79,26 @@ def arrange(c: Condensed) -> Windows:
     made = ctypes.c_void_p(
         library.srigl_arrange(
             *(ctypes.c_void_p(a.ctypes.data) for a in (values, indices, active)),
-            *map(ctypes.c_int64, (*values.shape, c.layout.fan_in, width, window)),
+            *map(ctypes.c_int64, (*values.shape, c.layout.fan_in)),
         )
     )
     if not made.value:
         raise MemoryError(f"no memory to arrange a layer of shape {c.layout.shape}")
     try:
-        library.srigl_arranged_steps.restype = ctypes.c_int64
-        steps = library.srigl_arranged_steps(made)
-        groups = -(-len(active) // width)
+        sizes = (ctypes.c_int64 * 3)()
+        library.srigl_arranged_sizes(made, sizes)
+        blocks, groups, lanes = sizes
         fields = (
-            ((steps, width), np.float32),
-            ((steps, width), np.uint8),
-            ((steps,), np.int32),
+            ((blocks, _STEPS, lanes), np.float32),
+            ((blocks, lanes), np.uint32),
+            ((blocks, _STEPS), np.int32),
             ((groups + 1,), np.int32),
-            ((groups, width), np.int32),
+            ((groups, lanes), np.int32),
         )
         arrays = [_copy(library, made, i, *field) for i, field in enumerate(fields)]
     finally:
         library.srigl_arranged_free(made)
-    sizes = c.layout.fan_in, c.layout.neurons
+    sizes = c.layout.fan_in, c.layout.neurons, library.srigl_width()
     return Windows(*arrays, c.bias, *sizes, np.dtype(c.values.dtype))
 
 
@@ -122,14 +126,14 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
             f"{w.fan_in}"
         )
     bias = jnp.zeros(0) if w.bias is None else w.bias.astype(jnp.float32)
-    operands = w.values, w.lanes, w.bases, w.starts, w.neurons, bias
+    operands = w.values, w.offsets, w.bases, w.starts, w.neurons, bias
 
     def call(x, *operands):
         shape = jax.ShapeDtypeStruct((x.shape[0], w.outputs), jnp.float32)
         multiply = jax.ffi.ffi_call(
             native.TARGETS["srigl_windows"], shape, vmap_method="sequential"
         )
-        return multiply(x, *operands)
+        return multiply(x, *operands, width=w.width)
 
     rows = x.reshape(math.prod(x.shape[:-1]), w.fan_in).astype(jnp.float32)
     y = native.folding_batches(call)(rows, *operands)

@@ -186,7 +186,7 @@ void check(int64_t problem) {
   if (!is_matmul) return;
   const auto& kernels = srigl::fuzz::kKernels;
   auto a = srigl::arrange(values.data(), wide.data(), active.data(), p.active_count, p.k,
-                          p.fan_in(), kernels.width, kernels.window);
+                          p.fan_in(), kernels.width, kernels.window, draw(1, kernels.most));
   std::fill(y.begin(), y.end(), NAN);
   srigl::Windows w = {};
   w.x = x.data();
@@ -195,11 +195,12 @@ void check(int64_t problem) {
   w.batch = p.batch;
   w.fan_in = p.channels;
   w.outputs = p.neurons;
-  w.steps = a.bases.size();
+  w.blocks = a.bases.size() / srigl::kSteps;
+  w.lanes = a.lanes;
   w.groups = a.starts.size() - 1;
   const auto attempt = [&] {
     w.values = a.values.data();
-    w.lanes = a.lanes.data();
+    w.offsets = a.offsets.data();
     w.bases = a.bases.data();
     w.starts = a.starts.data();
     w.neurons = a.neurons.data();
@@ -207,10 +208,10 @@ void check(int64_t problem) {
   };
   if (attempt() != Status::kOk) fail("a good arrangement was refused", problem);
   compare(y, want, problem);
-  // Surplus bits of a lane are ignored: wrong numbers, but no access out of bounds.
-  for (uint8_t& lane : a.lanes) lane |= 0xC0;
+  // Surplus bits of an offset are ignored: wrong numbers, but no access out of bounds.
+  for (uint32_t& offset : a.offsets) offset |= 0xC0C0C0C0;
   attempt();
-  if (w.steps == 0) return;
+  if (w.blocks == 0) return;
   for (auto* field : {&a.bases, &a.starts, &a.neurons})
     for (int32_t bad : {INT32_MIN, -2, INT32_MAX}) {
       int32_t& victim = (*field)[draw(0, field->size() - 1)];

@@ -44,7 +44,7 @@ def test_unequal_fan_ins_store_no_padding_of_rows(rng):
     mask[:, 0] = True
     mask[60, 1:] = True
     w = arrange(condense(kernel, mask))
-    assert len(w.bases) == 64
+    assert w.bases.size == 64
     x = rng.normal(size=(1, 64)).astype(np.float32)
     np.testing.assert_allclose(
         windows_matmul(x, w), x @ (kernel * mask), rtol=1e-4, atol=1e-4
@@ -55,9 +55,21 @@ def test_neurons_with_the_same_inputs_leave_no_lane_idle(rng):
     """Alike neurons, scattered over the layer, are found and put together."""
     width = native.load()[0].srigl_width()
     kinds = rng.random((100, 4)).argsort(0) < 20
-    mask = kinds[:, np.arange(4 * width) % 4]
+    mask = kinds[:, np.arange(16 * width) % 4]
     w = arrange(condense(np.ones(mask.shape, np.float32), mask))
-    assert w.values.shape == (4 * 20, width)
+    assert w.values.size == mask.sum()
+
+
+@pytest.mark.parametrize("vectors", range(1, 10))
+def test_groups_are_of_nearly_the_same_size(rng, vectors):
+    """Else a group of one vector would load windows for itself."""
+    width = native.load()[0].srigl_width()
+    neurons = vectors * width - 1
+    w = arrange(random_layer(rng, 30, neurons, 5)[0])
+    groups, lanes = w.neurons.shape
+    assert lanes % width == 0
+    assert neurons <= groups * lanes < neurons + 1 + groups * width
+    assert sorted(np.ravel(w.neurons))[-neurons:] == list(range(neurons))
 
 
 @pytest.mark.parametrize("number", [100, 2**16 - 1])

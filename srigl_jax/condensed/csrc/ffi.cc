@@ -160,27 +160,28 @@ ffi::Error convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
 }
 
 ffi::Error windows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
-                   ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::U8> lanes,
+                   ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::U32> offsets,
                    ffi::Buffer<ffi::S32> bases, ffi::Buffer<ffi::S32> starts,
                    ffi::Buffer<ffi::S32> neurons, ffi::Buffer<ffi::F32> bias,
-                   ffi::ResultBuffer<ffi::F32> y) {
+                   ffi::ResultBuffer<ffi::F32> y, int64_t width) {
   const auto in = x.dimensions(), out = y->dimensions(), shape = values.dimensions();
   const auto groups = neurons.dimensions();
-  if (in.size() != 2 || out.size() != 2 || in[0] != out[0] || shape.size() != 2 ||
-      groups.size() != 2 || groups[1] != shape[1] ||
-      lanes.element_count() != values.element_count() ||
-      bases.element_count() != static_cast<size_t>(shape[0]) ||
+  const Kernels* kernels = kernels_for_width(width);
+  if (!kernels)
+    return ffi::Error::InvalidArgument(
+        "condensed layer: it is arranged for vectors of " + std::to_string(width) +
+        " floats, which this machine does not have; arrange it here");
+  if (in.size() != 2 || out.size() != 2 || in[0] != out[0] || shape.size() != 3 ||
+      shape[1] != kSteps || shape[2] % width || shape[2] < width ||
+      shape[2] > width * kernels->most || groups.size() != 2 || groups[1] != shape[2] ||
+      offsets.element_count() * kSteps != values.element_count() ||
+      bases.element_count() != static_cast<size_t>(shape[0] * kSteps) ||
       starts.element_count() != static_cast<size_t>(groups[0]) + 1 ||
       (bias.element_count() && bias.element_count() != static_cast<size_t>(out[1])))
     return ffi::Error::InvalidArgument("shapes of an arrangement do not fit together");
-  const Kernels* kernels = kernels_for_width(shape[1]);
-  if (!kernels)
-    return ffi::Error::InvalidArgument(
-        "condensed layer: it is arranged for vectors of " + std::to_string(shape[1]) +
-        " floats, which this machine does not have; pack it here");
   const Windows w = {x.typed_data(),
                      values.typed_data(),
-                     lanes.typed_data(),
+                     offsets.typed_data(),
                      bases.typed_data(),
                      starts.typed_data(),
                      neurons.typed_data(),
@@ -190,7 +191,8 @@ ffi::Error windows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
                      in[1],
                      out[1],
                      shape[0],
-                     groups[0]};
+                     groups[0],
+                     shape[2]};
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   return error_of(run(w, *kernels, threads, on_pool(pool, threads)), in[1], out[1]);
 }
@@ -212,12 +214,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, Guarded<windows>::call,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("width"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, Guarded<matmul>::call,
                               ffi::Ffi::Bind()
@@ -246,37 +249,39 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_convolution, Guarded<convolution>::call,
 
 extern "C" {
 
-// The instruction set in use, "avx512", "avx2" or "plain"; the floats in its vectors;
-// the inputs that it permutes at a time.
+// The instruction set in use, "avx512", "avx2" or "plain", and the floats in its vectors.
 __attribute__((visibility("default"))) const char* srigl_instructions() {
   return srigl::kernels_for("")->name;
 }
 __attribute__((visibility("default"))) int64_t srigl_width() {
   return srigl::kernels_for("")->width;
 }
-__attribute__((visibility("default"))) int64_t srigl_window() {
-  return srigl::kernels_for("")->window;
-}
 
-// An arrangement, to be freed, or null for want of memory; then its number of steps and
-// its arrays.
+// An arrangement, to be freed, or null for want of memory; then its numbers of blocks,
+// groups and lanes, and its arrays.
 __attribute__((visibility("default"))) void* srigl_arrange(
     const float* values, const int32_t* indices, const int32_t* active,
-    int64_t active_count, int64_t k, int64_t fan_in, int64_t width, int64_t window) {
+    int64_t active_count, int64_t k, int64_t fan_in) {
   try {
+    const srigl::Kernels& kernels = *srigl::kernels_for("");
     return new srigl::Arrangement(srigl::arrange(values, indices, active, active_count, k,
-                                                 fan_in, width, window));
+                                                 fan_in, kernels.width, kernels.window,
+                                                 kernels.most));
   } catch (const std::exception&) {
     return nullptr;
   }
 }
-__attribute__((visibility("default"))) int64_t srigl_arranged_steps(void* arrangement) {
-  return static_cast<srigl::Arrangement*>(arrangement)->bases.size();
+__attribute__((visibility("default"))) void srigl_arranged_sizes(void* arrangement,
+                                                                 int64_t* sizes) {
+  const auto* a = static_cast<srigl::Arrangement*>(arrangement);
+  sizes[0] = a->bases.size() / srigl::kSteps;
+  sizes[1] = a->starts.size() - 1;
+  sizes[2] = a->lanes;
 }
 __attribute__((visibility("default"))) const void* srigl_arranged(void* arrangement,
                                                                   int64_t field) {
   const auto* a = static_cast<srigl::Arrangement*>(arrangement);
-  const void* fields[] = {a->values.data(), a->lanes.data(), a->bases.data(),
+  const void* fields[] = {a->values.data(), a->offsets.data(), a->bases.data(),
                           a->starts.data(), a->neurons.data()};
   return fields[field];
 }

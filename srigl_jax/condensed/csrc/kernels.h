@@ -47,21 +47,25 @@ struct Chunk {
   int64_t begin, end, group, first, last;
 };
 
+// Steps of an arrangement come in fours, so that one load tells what four of them read.
+constexpr int kSteps = 4;
+
 // The same product for one example at a time, arranged for permutations in registers.
 //
-// A group is `width` neurons, one in each lane. In a step the lanes look up one input
-// each in a window of neighbouring inputs, as many as one instruction can choose from; a
-// lane with nothing to read there has value 0.
+// A group is some vectors of neurons, one in each lane. In a step each lane looks up one
+// input in a window of neighbouring inputs, which is loaded once for the whole group; a
+// lane with nothing to read there has value 0. Windows begin at multiples of a vector,
+// since a load that crosses a cache line costs two.
 struct Windows {
   const float* x;           // [batch, fan_in]
-  const float* values;      // [steps, width]
-  const uint8_t* lanes;     // [steps, width]: where in the window
-  const int32_t* bases;     // [steps]: where the window begins
-  const int32_t* starts;    // [groups + 1]: the steps of each group
-  const int32_t* neurons;   // [groups, width]: outputs, -1 for an empty lane
+  const float* values;      // [blocks, kSteps, lanes]
+  const uint32_t* offsets;  // [blocks, lanes]: where in the window, a byte for each step
+  const int32_t* bases;     // [blocks, kSteps]: where the window begins, in vectors
+  const int32_t* starts;    // [groups + 1]: the blocks of each group
+  const int32_t* neurons;   // [groups, lanes]: outputs, -1 for an empty lane
   const float* bias;        // [outputs] or null
   float* y;                 // [batch, outputs]
-  int64_t batch, fan_in, outputs, steps, groups;
+  int64_t batch, fan_in, outputs, blocks, groups, lanes;
 };
 
 // One set of kernels. Functions that return a bool say whether every index was below the
@@ -69,7 +73,8 @@ struct Windows {
 struct Kernels {
   const char* name;
   int64_t width;   // floats in a vector
-  int64_t window;  // inputs that one permutation chooses from
+  int64_t window;  // inputs that a lane chooses from
+  int64_t most;    // vectors in a group of neurons arranged in windows
 
   // One example: packs k inputs at a time into vectors. Outputs of `chunk`.
   bool (*single)(const Problem&, const Chunk& chunk);
@@ -95,7 +100,7 @@ struct Kernels {
   void (*depthwise)(const Problem&, const float* taps, int64_t begin, int64_t end);
 
   // Groups [begin, end) of all examples; false if one of them reads or writes out of
-  // bounds. Examples must have `window` inputs or more.
+  // bounds. Examples have whole vectors of inputs, `window` inputs or more.
   bool (*windows)(const Windows&, int64_t begin, int64_t end);
 };
 

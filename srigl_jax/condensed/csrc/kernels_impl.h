@@ -362,72 +362,104 @@ void depthwise(const Problem& p, const float* taps, int64_t begin, int64_t end) 
     depthwise_pixel(p, taps, corner_of(p, position), p.y + position * p.neurons);
 }
 
-// result[i] = window[lanes[i]], for lanes below kWindow; surplus bits are ignored.
+// result[i] = window[byte `step` of offsets[i]], of which surplus bits are ignored. The
+// loads of a window are the same for all vectors of a group, and done once.
 #if defined(__AVX512F__) && SRIGL_WIDTH == 16
-constexpr int kWindow = 32;
-inline Vector permute(const float* window, const uint8_t* lanes) {
-  const __m512i index =
-      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
-  return (Vector)_mm512_permutex2var_ps(_mm512_loadu_ps(window), index,
-                                        _mm512_loadu_ps(window + 16));
+// Twice as many inputs as one instruction chooses from leave fewer lanes idle: measured,
+// 1.33 instead of 1.55 multiplications for each weight at 90 % sparsity.
+constexpr int kWindow = 64, kMostVectors = 4;
+template <int step>
+inline Vector choose(const float* window, const uint32_t* offsets) {
+  const __m512i packed = _mm512_loadu_si512(offsets);
+  const __m512i index = _mm512_srli_epi32(packed, 8 * step);
+  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(window), index,
+                                            _mm512_loadu_ps(window + 16));
+  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(window + 32), index,
+                                             _mm512_loadu_ps(window + 48));
+  const __mmask16 is_high =
+      _mm512_test_epi32_mask(packed, _mm512_set1_epi32(32 << 8 * step));
+  return (Vector)_mm512_mask_mov_ps(low, is_high, high);
 }
 #elif defined(__AVX2__) && SRIGL_WIDTH == 8
-// Choosing from 16 inputs takes two permutations and a blend: fewer idle lanes, but
-// slower steps, a quarter slower in all at 90 % sparsity.
-constexpr int kWindow = 8;
-inline Vector permute(const float* window, const uint8_t* lanes) {
-  const __m256i index =
-      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
-  return (Vector)_mm256_permutevar8x32_ps(_mm256_loadu_ps(window), index);
+constexpr int kWindow = 16, kMostVectors = 2;
+template <int step>
+inline Vector choose(const float* window, const uint32_t* offsets) {
+  const __m256i packed =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
+  const __m256i index = _mm256_srli_epi32(packed, 8 * step);
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(window), index);
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(window + 8), index);
+  const __m256i is_high = _mm256_slli_epi32(packed, 28 - 8 * step);
+  return (Vector)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(is_high));
 }
 #else
-constexpr int kWindow = 2 * kWidth;
-inline Vector permute(const float* window, const uint8_t* lanes) {
+constexpr int kWindow = 2 * kWidth, kMostVectors = 2;
+template <int step>
+inline Vector choose(const float* window, const uint32_t* offsets) {
   Vector result;
-  for (int i = 0; i < kWidth; ++i) result[i] = window[lanes[i] & (kWindow - 1)];
+  for (int i = 0; i < kWidth; ++i)
+    result[i] = window[(offsets[i] >> 8 * step) & (kWindow - 1)];
   return result;
 }
 #endif
+static_assert(kWindow % kWidth == 0 && kWindow <= 256);
 
-// As unsigned, so that negative numbers are large.
+// Numbers as unsigned, so that negative ones are large.
 inline bool in_bounds(const Windows& w, int64_t begin, int64_t end) {
-  if (w.starts[begin] < 0 || w.starts[end] > w.steps) return false;
+  if (w.starts[begin] < 0 || w.starts[end] > w.blocks) return false;
   for (int64_t group = begin; group < end; ++group)
     if (w.starts[group] > w.starts[group + 1]) return false;
   uint32_t largest = 0;
-  for (int64_t step = w.starts[begin]; step < w.starts[end]; ++step) {
-    const uint32_t base = w.bases[step];
+  for (int64_t i = kSteps * w.starts[begin]; i < int64_t{kSteps} * w.starts[end]; ++i) {
+    const uint32_t base = w.bases[i];
     largest = base > largest ? base : largest;
   }
-  if (int64_t{largest} + kWindow > w.fan_in) return false;
-  for (int64_t i = begin * kWidth; i < end * kWidth; ++i)
+  if (int64_t{largest} * kWidth + kWindow > w.fan_in) return false;
+  for (int64_t i = begin * w.lanes; i < end * w.lanes; ++i)
     if (w.neurons[i] < -1 || w.neurons[i] >= w.outputs) return false;
   return true;
 }
 
+template <int kVectors, int step>
+inline void add_step(const float* x, const uint32_t* offsets, const float* values,
+                     Vector* sums) {
+  for (int v = 0; v < kVectors; ++v)
+    sums[v] += choose<step>(x, offsets + v * kWidth) *
+               load(values + (step * kVectors + v) * kWidth);
+}
+
+// sums[lanes] of one group.
+template <int kVectors>
+void sum_group(const Windows& w, const float* x, int64_t group, float* sums) {
+  constexpr int kLanes = kVectors * kWidth;
+  Vector even[kVectors] = {}, odd[kVectors] = {};
+  for (int64_t block = w.starts[group]; block < w.starts[group + 1]; ++block) {
+    const uint32_t* offsets = w.offsets + block * kLanes;
+    const float* values = w.values + block * kSteps * kLanes;
+    const int32_t* bases = w.bases + block * kSteps;
+    add_step<kVectors, 0>(x + int64_t{bases[0]} * kWidth, offsets, values, even);
+    add_step<kVectors, 1>(x + int64_t{bases[1]} * kWidth, offsets, values, odd);
+    add_step<kVectors, 2>(x + int64_t{bases[2]} * kWidth, offsets, values, even);
+    add_step<kVectors, 3>(x + int64_t{bases[3]} * kWidth, offsets, values, odd);
+  }
+  for (int v = 0; v < kVectors; ++v) store(sums + v * kWidth, even[v] + odd[v]);
+}
+
 bool windows(const Windows& w, int64_t begin, int64_t end) {
   if (!in_bounds(w, begin, end)) return false;
+  const auto sum = w.lanes == kWidth ? sum_group<1>
+                   : w.lanes == 2 * kWidth ? sum_group<2>
+                   : w.lanes == 3 * kWidth ? sum_group<3>
+                                           : sum_group<4>;
+  float sums[4 * kWidth];
   for (int64_t example = 0; example < w.batch; ++example) {
-    const float* x = w.x + example * w.fan_in;
     float* y = w.y + example * w.outputs;
     for (int64_t group = begin; group < end; ++group) {
-      Vector even = zero(), odd = zero();
-      int64_t step = w.starts[group];
-      const int64_t last = w.starts[group + 1];
-      for (; step + 2 <= last; step += 2) {
-        even += permute(x + w.bases[step], w.lanes + step * kWidth) *
-                load(w.values + step * kWidth);
-        odd += permute(x + w.bases[step + 1], w.lanes + (step + 1) * kWidth) *
-               load(w.values + (step + 1) * kWidth);
-      }
-      if (step < last)
-        even += permute(x + w.bases[step], w.lanes + step * kWidth) *
-                load(w.values + step * kWidth);
-      even += odd;
-      const int32_t* neurons = w.neurons + group * kWidth;
-      for (int lane = 0; lane < kWidth; ++lane)
+      sum(w, w.x + example * w.fan_in, group, sums);
+      const int32_t* neurons = w.neurons + group * w.lanes;
+      for (int64_t lane = 0; lane < w.lanes; ++lane)
         if (const int64_t n = neurons[lane]; n >= 0)
-          y[n] = w.bias ? even[lane] + w.bias[n] : even[lane];
+          y[n] = w.bias ? sums[lane] + w.bias[n] : sums[lane];
     }
   }
   return true;
@@ -435,8 +467,8 @@ bool windows(const Windows& w, int64_t begin, int64_t end) {
 
 }  // namespace
 
-const Kernels kKernels = {SRIGL_NAME, kWidth, kWindow, single, pack,
-                          check,      tile,   depthwise, windows};
+const Kernels kKernels = {SRIGL_NAME, kWidth, kWindow, kMostVectors, single,
+                          pack,       check,  tile,    depthwise,    windows};
 
 }  // namespace SRIGL_SET
 }  // namespace srigl

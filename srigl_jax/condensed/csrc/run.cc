@@ -202,18 +202,19 @@ Status run(const Windows& w, const Kernels& kernels, int64_t threads,
            const ParallelFor& parallel_for) {
   std::vector<float> padded;
   Windows here = w;
-  if (w.fan_in < kernels.window) {
-    padded.resize(w.batch * kernels.window);
+  const int64_t whole = (w.fan_in + kernels.width - 1) / kernels.width * kernels.width;
+  here.fan_in = std::max(whole, kernels.window);
+  if (here.fan_in > w.fan_in) {
+    padded.resize(w.batch * here.fan_in);
     for (int64_t b = 0; b < w.batch; ++b)
-      std::copy_n(w.x + b * w.fan_in, w.fan_in, &padded[b * kernels.window]);
+      std::copy_n(w.x + b * w.fan_in, w.fan_in, &padded[b * here.fan_in]);
     here.x = padded.data();
-    here.fan_in = kernels.window;
   }
   // Inactive neurons are in no group.
   for (int64_t b = 0; b < w.batch; ++b)
     for (int64_t n = 0; n < w.outputs; ++n)
       w.y[b * w.outputs + n] = w.bias ? w.bias[n] : 0.0f;
-  const double work = static_cast<double>(w.batch) * w.steps * kernels.width;
+  const double work = static_cast<double>(w.batch) * w.blocks * kSteps * w.lanes;
   const int64_t tasks = std::min(w.groups, tasks_for(work, kWindowsWork, threads));
   std::atomic<bool> ok{true};
   parallel_for(tasks, [&](int64_t task) {
