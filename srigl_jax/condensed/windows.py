@@ -20,41 +20,44 @@ import numpy as np
 from srigl_jax.condensed import native
 from srigl_jax.condensed.representation import Condensed, check_condensed
 
-_STEPS = 4
-"""Of a block: a byte each in an offset."""
-
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "offsets", "bases", "starts", "neurons", "bias"),
-    meta_fields=("fan_in", "outputs", "width", "dtype"),
+    data_fields=("packed", "bias"),
+    meta_fields=("fan_in", "outputs", "width", "lanes", "blocks", "groups", "dtype"),
 )
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """One layer arranged for this machine's vectors; a pytree.
 
+    It is one array of the bits of five, since each argument makes a call slower:
+
+    - values, f32[blocks, 4, lanes]: those of four steps, for all lanes of a group;
+    - offsets, u32[blocks, lanes]: where in the window each lane reads, a byte a step;
+    - bases, i32[blocks, 4]: where the window of inputs begins, in vectors;
+    - starts, i32[groups + 1]: the blocks of each group of neurons;
+    - neurons, i32[groups, lanes]: which outputs they are; -1 for an empty lane.
+
     Attributes:
-      values: f32[blocks, 4, lanes]: those of four steps, for all lanes of a group.
-      offsets: u32[blocks, lanes]: where in the window each lane reads, a byte a step.
-      bases: i32[blocks, 4]: where the window of inputs begins, in vectors.
-      starts: i32[groups + 1]: the blocks of each group of neurons.
-      neurons: i32[groups, lanes]: which outputs they are; -1 for an empty lane.
+      packed: u32[...], the five.
       bias: f[outputs] or None.
       fan_in: width of the input.
       outputs: neurons, ablated ones included.
-      width: floats in a vector; the lanes of a group are those of one to four.
+      width: floats in a vector.
+      lanes: neurons of a group, of one to four vectors.
+      blocks: of four steps.
+      groups: of neurons.
       dtype: of the condensed layer's values.
     """
 
-    values: jax.Array
-    offsets: jax.Array
-    bases: jax.Array
-    starts: jax.Array
-    neurons: jax.Array
+    packed: jax.Array
     bias: jax.Array | None
     fan_in: int
     outputs: int
     width: int
+    lanes: int
+    blocks: int
+    groups: int
     dtype: np.dtype
 
 
@@ -85,21 +88,15 @@ def arrange(c: Condensed) -> Windows:
     if not made.value:
         raise MemoryError(f"no memory to arrange a layer of shape {c.layout.shape}")
     try:
-        sizes = (ctypes.c_int64 * 3)()
+        sizes = (ctypes.c_int64 * 4)()
         library.srigl_arranged_sizes(made, sizes)
-        blocks, groups, lanes = sizes
-        fields = (
-            ((blocks, _STEPS, lanes), np.float32),
-            ((blocks, lanes), np.uint32),
-            ((blocks, _STEPS), np.int32),
-            ((groups + 1,), np.int32),
-            ((groups, lanes), np.int32),
-        )
-        arrays = [_copy(library, made, i, *field) for i, field in enumerate(fields)]
+        *sizes, length = sizes
+        packed = np.empty(length, np.uint32)
+        library.srigl_arranged_pack(made, ctypes.c_void_p(packed.ctypes.data))
     finally:
         library.srigl_arranged_free(made)
-    sizes = c.layout.fan_in, c.layout.neurons, library.srigl_width()
-    return Windows(*arrays, c.bias, *sizes, np.dtype(c.values.dtype))
+    sizes = c.layout.fan_in, c.layout.neurons, library.srigl_width(), *sizes
+    return Windows(jnp.asarray(packed), c.bias, *sizes, np.dtype(c.values.dtype))
 
 
 def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
@@ -125,27 +122,18 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
             f"x has shape {x.shape}: its last axis must be the layer's fan-in, "
             f"{w.fan_in}"
         )
+    # An empty bias stands for none.
     bias = jnp.zeros(0) if w.bias is None else w.bias.astype(jnp.float32)
-    operands = w.values, w.offsets, w.bases, w.starts, w.neurons, bias
+    sizes = {"width": w.width, "lanes": w.lanes, "blocks": w.blocks, "groups": w.groups}
 
-    def call(x, *operands):
+    def call(x, packed, bias):
         shape = jax.ShapeDtypeStruct((x.shape[0], w.outputs), jnp.float32)
         multiply = jax.ffi.ffi_call(
             native.TARGETS["srigl_windows"], shape, vmap_method="sequential"
         )
-        return multiply(x, *operands, width=w.width)
+        return multiply(x, packed, bias, **sizes)
 
     rows = x.reshape(math.prod(x.shape[:-1]), w.fan_in).astype(jnp.float32)
-    y = native.folding_batches(call)(rows, *operands)
+    y = native.folding_batches(call)(rows, w.packed, bias)
     dtype = jnp.promote_types(x.dtype, w.dtype)
     return y.reshape(*x.shape[:-1], w.outputs).astype(dtype)
-
-
-def _copy(library, arrangement, field, shape, dtype):
-    library.srigl_arranged.restype = ctypes.c_void_p
-    pointer = library.srigl_arranged(arrangement, ctypes.c_int64(field))
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not size:
-        return jnp.zeros(shape, dtype)
-    copied = ctypes.string_at(pointer, size)
-    return jnp.asarray(np.frombuffer(copied, dtype).reshape(shape))

@@ -188,22 +188,16 @@ void check(int64_t problem) {
   auto a = srigl::arrange(values.data(), wide.data(), active.data(), p.active_count, p.k,
                           p.fan_in(), kernels.width, kernels.window, draw(1, kernels.most));
   std::fill(y.begin(), y.end(), NAN);
-  srigl::Windows w = {};
-  w.x = x.data();
-  w.y = y.data();
-  w.bias = p.bias;
-  w.batch = p.batch;
-  w.fan_in = p.channels;
-  w.outputs = p.neurons;
-  w.blocks = a.bases.size() / srigl::kSteps;
-  w.lanes = a.lanes;
-  w.groups = a.starts.size() - 1;
   const auto attempt = [&] {
-    w.values = a.values.data();
-    w.offsets = a.offsets.data();
-    w.bases = a.bases.data();
-    w.starts = a.starts.data();
-    w.neurons = a.neurons.data();
+    std::vector<uint32_t> packed(a.packed_size());
+    a.pack(packed.data());
+    auto w = srigl::unpacked(packed.data(), a.blocks(), a.groups(), a.lanes);
+    w.x = x.data();
+    w.y = y.data();
+    w.bias = p.bias;
+    w.batch = p.batch;
+    w.fan_in = p.channels;
+    w.outputs = p.neurons;
     return run(w, kernels, threads, parallel_for);
   };
   if (attempt() != Status::kOk) fail("a good arrangement was refused", problem);
@@ -211,7 +205,7 @@ void check(int64_t problem) {
   // Surplus bits of an offset are ignored: wrong numbers, but no access out of bounds.
   for (uint32_t& offset : a.offsets) offset |= 0xC0C0C0C0;
   attempt();
-  if (w.blocks == 0) return;
+  if (a.blocks() == 0) return;
   for (auto* field : {&a.bases, &a.starts, &a.neurons})
     for (int32_t bad : {INT32_MIN, -2, INT32_MAX}) {
       int32_t& victim = (*field)[draw(0, field->size() - 1)];

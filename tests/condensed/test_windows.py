@@ -17,6 +17,23 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def parts(w):
+    """The arrays of an arrangement, views of a copy of its bits, and that copy."""
+    shapes = {
+        "values": (w.blocks, 4, w.lanes),
+        "offsets": (w.blocks, w.lanes),
+        "bases": (w.blocks, 4),
+        "starts": (w.groups + 1,),
+        "neurons": (w.groups, w.lanes),
+    }
+    packed = np.array(w.packed).view(np.int32)
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
+    pieces = np.split(packed, ends)
+    assert pieces.pop().size == 0
+    views = zip(shapes.items(), pieces, strict=True)
+    return {name: piece.reshape(shape) for (name, shape), piece in views}, packed
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("fan_in", "neurons", "k", "ablated"),
@@ -44,7 +61,7 @@ def test_unequal_fan_ins_store_no_padding_of_rows(rng):
     mask[:, 0] = True
     mask[60, 1:] = True
     w = arrange(condense(kernel, mask))
-    assert w.bases.size == 64
+    assert 4 * w.blocks == 64
     x = rng.normal(size=(1, 64)).astype(np.float32)
     np.testing.assert_allclose(
         windows_matmul(x, w), x @ (kernel * mask), rtol=1e-4, atol=1e-4
@@ -57,7 +74,7 @@ def test_neurons_with_the_same_inputs_leave_no_lane_idle(rng):
     kinds = rng.random((100, 4)).argsort(0) < 20
     mask = kinds[:, np.arange(16 * width) % 4]
     w = arrange(condense(np.ones(mask.shape, np.float32), mask))
-    assert w.values.size == mask.sum()
+    assert 4 * w.blocks * w.lanes == mask.sum()
 
 
 @pytest.mark.parametrize("vectors", range(1, 10))
@@ -66,10 +83,10 @@ def test_groups_are_of_nearly_the_same_size(rng, vectors):
     width = native.load()[0].srigl_width()
     neurons = vectors * width - 1
     w = arrange(random_layer(rng, 30, neurons, 5)[0])
-    groups, lanes = w.neurons.shape
-    assert lanes % width == 0
-    assert neurons <= groups * lanes < neurons + 1 + groups * width
-    assert sorted(np.ravel(w.neurons))[-neurons:] == list(range(neurons))
+    assert w.lanes % width == 0
+    assert neurons <= w.groups * w.lanes < neurons + 1 + w.groups * width
+    outputs = parts(w)[0]["neurons"]
+    assert sorted(outputs.ravel())[-neurons:] == list(range(neurons))
 
 
 @pytest.mark.parametrize("number", [100, 2**16 - 1])
@@ -112,11 +129,18 @@ def test_jit_vmap_and_leading_dimensions(rng):
 @pytest.mark.parametrize("number", [-2, 2**31 - 1])
 def test_damage_is_an_error(rng, field, number):
     w = arrange(random_layer(rng, 100, 20, 9)[0])
-    array = np.array(getattr(w, field))
-    array.flat[1] = number
-    bad = dataclasses.replace(w, **{field: array})
+    arrays, packed = parts(w)
+    arrays[field].flat[1] = number
+    bad = dataclasses.replace(w, packed=packed.view(np.uint32))
     with pytest.raises(jax.errors.JaxRuntimeError, match="windows is damaged"):
         windows_matmul(np.zeros((1, 100), np.float32), bad).block_until_ready()
+
+
+@pytest.mark.parametrize("change", [{"blocks": -1}, {"groups": 2**40}, {"lanes": 5}])
+def test_sizes_that_do_not_fit_are_an_error(rng, change):
+    w = dataclasses.replace(arrange(random_layer(rng, 100, 20, 9)[0]), **change)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit together"):
+        windows_matmul(np.zeros((1, 100), np.float32), w).block_until_ready()
 
 
 def test_a_width_that_does_not_fit_is_named(rng):

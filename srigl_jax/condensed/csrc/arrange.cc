@@ -1,9 +1,8 @@
 #include "arrange.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
-
-#include "kernels.h"
 
 namespace srigl {
 namespace {
@@ -112,6 +111,31 @@ void append_group(const Layer& layer, const int32_t* rows, int64_t count,
 }
 
 }  // namespace
+
+void Arrangement::pack(uint32_t* packed) const {
+  const auto append = [&](const auto& array) {
+    if (!array.empty()) std::memcpy(packed, array.data(), 4 * array.size());
+    packed += array.size();
+  };
+  append(values);
+  append(offsets);
+  append(bases);
+  append(starts);
+  append(neurons);
+}
+
+Windows unpacked(const uint32_t* packed, int64_t blocks, int64_t groups, int64_t lanes) {
+  Windows w = {};
+  w.blocks = blocks;
+  w.groups = groups;
+  w.lanes = lanes;
+  w.values = reinterpret_cast<const float*>(packed);
+  w.offsets = packed + blocks * kSteps * lanes;
+  w.bases = reinterpret_cast<const int32_t*>(w.offsets + blocks * lanes);
+  w.starts = w.bases + blocks * kSteps;
+  w.neurons = w.starts + groups + 1;
+  return w;
+}
 
 Arrangement arrange(const float* values, const int32_t* indices, const int32_t* active,
                     int64_t active_count, int64_t k, int64_t fan_in, int64_t width,

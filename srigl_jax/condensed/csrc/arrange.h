@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.h"
+
 namespace srigl {
 
 struct Arrangement {
@@ -11,7 +13,16 @@ struct Arrangement {
   std::vector<uint32_t> offsets;
   std::vector<int32_t> bases, starts, neurons;
   int64_t lanes;  // in a group
+
+  int64_t blocks() const { return bases.size() / kSteps; }
+  int64_t groups() const { return starts.size() - 1; }
+  int64_t packed_size() const { return srigl::packed_size(blocks(), groups(), lanes); }
+  // Writes all arrays, one after the other.
+  void pack(uint32_t* packed) const;
 };
+
+// Pointers into an arrangement that `pack` has written; sizes are set, the rest is 0.
+Windows unpacked(const uint32_t* packed, int64_t blocks, int64_t groups, int64_t lanes);
 
 // `values` f32 and `indices` i32 [active_count, k], ascending in each row but for a
 // tail of zero values; `active` i32[active_count]; indices already checked. Windows of

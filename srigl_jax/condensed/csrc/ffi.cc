@@ -3,6 +3,7 @@
 #include <exception>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <string>
@@ -160,39 +161,28 @@ ffi::Error convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
 }
 
 ffi::Error windows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
-                   ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::U32> offsets,
-                   ffi::Buffer<ffi::S32> bases, ffi::Buffer<ffi::S32> starts,
-                   ffi::Buffer<ffi::S32> neurons, ffi::Buffer<ffi::F32> bias,
-                   ffi::ResultBuffer<ffi::F32> y, int64_t width) {
-  const auto in = x.dimensions(), out = y->dimensions(), shape = values.dimensions();
-  const auto groups = neurons.dimensions();
+                   ffi::Buffer<ffi::U32> packed, ffi::Buffer<ffi::F32> bias,
+                   ffi::ResultBuffer<ffi::F32> y, int64_t width, int64_t lanes,
+                   int64_t blocks, int64_t groups) {
+  const auto in = x.dimensions(), out = y->dimensions();
   const Kernels* kernels = kernels_for_width(width);
   if (!kernels)
     return ffi::Error::InvalidArgument(
         "condensed layer: it is arranged for vectors of " + std::to_string(width) +
         " floats, which this machine does not have; arrange it here");
-  if (in.size() != 2 || out.size() != 2 || in[0] != out[0] || shape.size() != 3 ||
-      shape[1] != kSteps || shape[2] % width || shape[2] < width ||
-      shape[2] > width * kernels->most || groups.size() != 2 || groups[1] != shape[2] ||
-      offsets.element_count() * kSteps != values.element_count() ||
-      bases.element_count() != static_cast<size_t>(shape[0] * kSteps) ||
-      starts.element_count() != static_cast<size_t>(groups[0]) + 1 ||
+  if (in.size() != 2 || out.size() != 2 || in[0] != out[0] || lanes % width ||
+      lanes < width || lanes > width * kernels->most ||
+      !is_indexable({blocks, 8, lanes}) || !is_indexable({groups, 2, lanes}) ||
+      static_cast<int64_t>(packed.element_count()) != packed_size(blocks, groups, lanes) ||
       (bias.element_count() && bias.element_count() != static_cast<size_t>(out[1])))
     return ffi::Error::InvalidArgument("shapes of an arrangement do not fit together");
-  const Windows w = {x.typed_data(),
-                     values.typed_data(),
-                     offsets.typed_data(),
-                     bases.typed_data(),
-                     starts.typed_data(),
-                     neurons.typed_data(),
-                     bias.element_count() ? bias.typed_data() : nullptr,
-                     y->typed_data(),
-                     in[0],
-                     in[1],
-                     out[1],
-                     shape[0],
-                     groups[0],
-                     shape[2]};
+  Windows w = unpacked(packed.typed_data(), blocks, groups, lanes);
+  w.x = x.typed_data();
+  w.bias = bias.element_count() ? bias.typed_data() : nullptr;
+  w.y = y->typed_data();
+  w.batch = in[0];
+  w.fan_in = in[1];
+  w.outputs = out[1];
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   return error_of(run(w, *kernels, threads, on_pool(pool, threads)), in[1], out[1]);
 }
@@ -213,14 +203,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_windows, Guarded<windows>::call,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::U32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("width"));
+                                  .Attr<int64_t>("width")
+                                  .Attr<int64_t>("lanes")
+                                  .Attr<int64_t>("blocks")
+                                  .Attr<int64_t>("groups"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(srigl_matmul, Guarded<matmul>::call,
                               ffi::Ffi::Bind()
@@ -257,8 +246,8 @@ __attribute__((visibility("default"))) int64_t srigl_width() {
   return srigl::kernels_for("")->width;
 }
 
-// An arrangement, to be freed, or null for want of memory; then its numbers of blocks,
-// groups and lanes, and its arrays.
+// An arrangement, to be freed, or null for want of memory; its numbers of lanes, blocks
+// and groups and the size of its packed form; and that form.
 __attribute__((visibility("default"))) void* srigl_arrange(
     const float* values, const int32_t* indices, const int32_t* active,
     int64_t active_count, int64_t k, int64_t fan_in) {
@@ -274,16 +263,12 @@ __attribute__((visibility("default"))) void* srigl_arrange(
 __attribute__((visibility("default"))) void srigl_arranged_sizes(void* arrangement,
                                                                  int64_t* sizes) {
   const auto* a = static_cast<srigl::Arrangement*>(arrangement);
-  sizes[0] = a->bases.size() / srigl::kSteps;
-  sizes[1] = a->starts.size() - 1;
-  sizes[2] = a->lanes;
+  const int64_t found[] = {a->lanes, a->blocks(), a->groups(), a->packed_size()};
+  std::copy(std::begin(found), std::end(found), sizes);
 }
-__attribute__((visibility("default"))) const void* srigl_arranged(void* arrangement,
-                                                                  int64_t field) {
-  const auto* a = static_cast<srigl::Arrangement*>(arrangement);
-  const void* fields[] = {a->values.data(), a->offsets.data(), a->bases.data(),
-                          a->starts.data(), a->neurons.data()};
-  return fields[field];
+__attribute__((visibility("default"))) void srigl_arranged_pack(void* arrangement,
+                                                                uint32_t* packed) {
+  static_cast<srigl::Arrangement*>(arrangement)->pack(packed);
 }
 __attribute__((visibility("default"))) void srigl_arranged_free(void* arrangement) {
   delete static_cast<srigl::Arrangement*>(arrangement);

@@ -415,9 +415,12 @@ inline bool in_bounds(const Windows& w, int64_t begin, int64_t end) {
     largest = base > largest ? base : largest;
   }
   if (int64_t{largest} * kWidth + kWindow > w.fan_in) return false;
-  for (int64_t i = begin * w.lanes; i < end * w.lanes; ++i)
-    if (w.neurons[i] < -1 || w.neurons[i] >= w.outputs) return false;
-  return true;
+  largest = 0;
+  for (int64_t i = begin * w.lanes; i < end * w.lanes; ++i) {
+    const uint32_t above = static_cast<uint32_t>(w.neurons[i]) + 1;  // 0: an empty lane
+    largest = above > largest ? above : largest;
+  }
+  return largest <= w.outputs;
 }
 
 template <int kVectors, int step>
