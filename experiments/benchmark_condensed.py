@@ -39,6 +39,7 @@ ABOUT = (
     "30 % ablated: the layer's budget goes to the neurons that are left",
     "N:M rounds to whole weights in a block: see density",
     "CSR products are given the input already transposed",
+    "JAX's functions, dense ones included, have their weights as constants",
     "shares: bytes touched over the bandwidth at which as many bytes are read, for "
     "dense layers at batch 1; elsewhere useful FLOPs over the FLOPs of XLA's product "
     "of 2048 x 2048 float32 matrices, the padding of convolutions counted as useful",

@@ -188,11 +188,10 @@ def _pixels(rng: np.random.Generator, batch: int, image_shape) -> np.ndarray:
 
 
 def _jitted(model: nnx.Module, images: np.ndarray) -> Contender:
-    definition, state = nnx.split(model)
-    call = jax.jit(lambda state, x: nnx.merge(definition, state)(from_pixels(x)))
+    call = jax.jit(lambda x: model(from_pixels(x)))
     x = jnp.asarray(images)
     read = [size_read(m, len(images)) for _, m in nnx.iter_graph(model)]
-    made = local(lambda: call(state, x))
+    made = local(lambda: call(x))
     return dataclasses.replace(made, weights_bytes=sum(read))
 
 

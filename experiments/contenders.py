@@ -81,7 +81,7 @@ def contenders(
 def expected(problem: Problem) -> np.ndarray:
     """The masked product: f32[batch, neurons] or NHWC."""
     if problem.point.kind == "conv":
-        return np.asarray(_dense_conv(problem)(problem.x, problem.kernel))
+        return np.asarray(_dense_conv(problem, problem.kernel)(problem.x))
     return problem.x @ problem.kernel
 
 
@@ -122,17 +122,17 @@ def _products(problem: Problem, c) -> dict[str, Builder]:
     x_t = np.ascontiguousarray(problem.x.T)
 
     def ours(implementation):
-        call = jax.jit(lambda x, c: condensed_matmul(x, c, implementation))
-        return local(lambda: call(x, c), weights=c)
+        call = jax.jit(lambda x: condensed_matmul(x, c, implementation))
+        return local(lambda: call(x), weights=c)
 
     def dense(kernel, is_narrowed=False):
-        call = jax.jit(jnp.matmul)
-        return local(lambda: call(x, kernel), np.asarray, kernel, is_narrowed)
+        call = jax.jit(lambda x: x @ kernel)
+        return local(lambda: call(x), np.asarray, kernel, is_narrowed)
 
     def windows():
         w = arrange(c)
-        call = jax.jit(windows_matmul)
-        return local(lambda: call(x, w), weights=w)
+        call = jax.jit(lambda x: windows_matmul(x, w))
+        return local(lambda: call(x), weights=w)
 
     def scipy_csr():
         import scipy.sparse
@@ -143,9 +143,9 @@ def _products(problem: Problem, c) -> dict[str, Builder]:
 
     def bcsr():
         matrix = sparse.BCSR.fromdense(kernel.T)
-        call = jax.jit(lambda matrix, x_t: matrix @ x_t)
+        call = jax.jit(lambda x_t: matrix @ x_t)
         inputs = jnp.asarray(x_t)
-        return local(lambda: call(matrix, inputs), np.transpose)
+        return local(lambda: call(inputs), np.transpose)
 
     builders = {"XLA dense": lambda: dense(kernel)}
     if problem.point.mask == MASKS[1] or len(problem.active) < kernel.shape[1]:
@@ -169,7 +169,7 @@ def _convolutions(problem: Problem, c) -> dict[str, Builder]:
 
     def ours(implementation):
         call = jax.jit(
-            lambda x, c: condensed_conv(
+            lambda x: condensed_conv(
                 x,
                 c,
                 strides=shape.stride,
@@ -177,11 +177,11 @@ def _convolutions(problem: Problem, c) -> dict[str, Builder]:
                 implementation=implementation,
             )
         )
-        return local(lambda: call(x, c), weights=c)
+        return local(lambda: call(x), weights=c)
 
     def dense(kernel, is_narrowed=False):
-        call = _dense_conv(problem)
-        return local(lambda: call(x, kernel), np.asarray, kernel, is_narrowed)
+        call = _dense_conv(problem, kernel)
+        return local(lambda: call(x), np.asarray, kernel, is_narrowed)
 
     builders = {"XLA dense": lambda: dense(kernel)}
     if len(problem.active) < shape.neurons:
@@ -222,17 +222,16 @@ def _chosen(problem: Problem) -> Contender:
         autotune=True,
         example_shape=problem.x.shape[1:],
     ).model
-    definition, state = nnx.split(converted)
-    call = jax.jit(lambda state, x: nnx.merge(definition, state)(x))
+    call = jax.jit(lambda x: converted(x))
     x = jnp.asarray(problem.x)
-    return local(lambda: call(state, x), weights=state)
+    return local(lambda: call(x), weights=nnx.state(converted))
 
 
-def _dense_conv(problem: Problem) -> Callable[..., jax.Array]:
+def _dense_conv(problem: Problem, kernel) -> Callable[[jax.Array], jax.Array]:
     shape = problem.point.shape
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.jit(
-        lambda x, kernel: jax.lax.conv_general_dilated(
+        lambda x: jax.lax.conv_general_dilated(
             x, kernel, (shape.stride,) * 2, shape.padding, dimension_numbers=dimensions
         )
     )
