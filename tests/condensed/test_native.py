@@ -135,11 +135,15 @@ FLAGS = {
 }
 
 
-def fuzz(tmp_path, width, instructions, sanitizers):
-    """Compiles the kernels with sanitizers and runs them on random problems."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed")
+def sanitizers(names):
+    return f"-fsanitize={names}", "-fno-sanitize-recover=all"
+
+
+def fuzz(tmp_path, width, instructions, *flags, compiler="g++", runner=()):
+    """Compiles the kernels with some flags and runs them on random problems."""
+    for program in (compiler, *runner[:1]):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
     if instructions != "plain" and instructions not in _processor_flags():
         pytest.skip(f"this machine has no {instructions}")
     binary = tmp_path / "fuzz"
@@ -148,13 +152,13 @@ def fuzz(tmp_path, width, instructions, sanitizers):
     subprocess.run(
         [
             *(compiler, "-std=c++17", "-O1", "-g", "-pthread"),
-            *(f"-DFUZZ_WIDTH={width}", *FLAGS[instructions]),
-            *(f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"),
+            *(f"-DFUZZ_WIDTH={width}", *FLAGS[instructions], *flags),
             *(f"-I{SOURCES}", *map(str, sources), "-o", str(binary)),
         ],
         check=True,
     )
-    done = subprocess.run([binary, "400"], capture_output=True, text=True, check=False)
+    command = [*runner, binary, "400"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "400 problems" in done.stdout
 
@@ -170,10 +174,20 @@ def test_sanitizers_find_nothing(tmp_path, width, instructions):
     Vectors of 16 floats are also emulated with narrower ones, so that most of the code
     for AVX-512 is run on machines without it.
     """
-    fuzz(tmp_path, width, instructions, "address,undefined")
+    fuzz(tmp_path, width, instructions, *sanitizers("address,undefined"))
 
 
 @pytest.mark.slow
 def test_threads_do_not_race(tmp_path):
     """The same, the tasks of each call shared by real threads, under TSan."""
-    fuzz(tmp_path, 8, "plain", "thread")
+    fuzz(tmp_path, 8, "plain", *sanitizers("thread"))
+
+
+@pytest.mark.slow
+def test_kernels_for_arm_compute_the_same(tmp_path):
+    """Where there is a cross compiler and an emulator."""
+    fuzz(
+        *(tmp_path, 4, "plain", "-static"),
+        compiler="aarch64-linux-gnu-g++",
+        runner=("qemu-aarch64-static",),
+    )
