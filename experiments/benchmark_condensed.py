@@ -39,7 +39,8 @@ ABOUT = (
     "30 % ablated: the layer's budget goes to the neurons that are left",
     "N:M rounds to whole weights in a block: see density",
     "CSR products are given the input already transposed",
-    "JAX's functions, dense ones included, have their weights as constants",
+    "JAX's functions, dense ones included, have their weights as constants (BCSR: as "
+    "an argument)",
     "shares: bytes touched over the bandwidth at which as many bytes are read, for "
     "dense layers at batch 1; elsewhere useful FLOPs over the FLOPs of XLA's product "
     "of 2048 x 2048 float32 matrices, the padding of convolutions counted as useful",
@@ -99,7 +100,7 @@ def main() -> None:
     arguments = _parse()
     if arguments.work:
         return _work_for_parent(Options(**json.loads(arguments.work)))
-    console = Console()
+    console = condensed_report.wide(Console())
     effort = "quick" if arguments.quick else "full" if arguments.full else "default"
     results: dict[str, Any] = {"about": ABOUT, "effort": effort}
     results["only"] = arguments.only

@@ -20,7 +20,6 @@ from srigl_jax.analysis.network import read_network
 from srigl_jax.condensed import ArrangedLinear
 from srigl_jax.condensed.convert import condense_model
 from srigl_jax.condensed.dense import all_dense
-from srigl_jax.condensed.modules import WINDOWS_EXAMPLES
 from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import init_masks, map_layers, sparse_he_normal
 from srigl_jax.sparsity.plan import make_plan
@@ -202,7 +201,7 @@ def size_read(module: Any, batch: int) -> int:
     variables = vars(module)
     if isinstance(module, ArrangedLinear) and module.windows is not None:
         # It holds the weights twice and reads one form.
-        form = "windows" if batch <= WINDOWS_EXAMPLES else "condensed"
+        form = "windows" if batch <= module.examples else "condensed"
         variables = {form: variables[form]}
     arrays = [v.get_value() for v in variables.values() if isinstance(v, nnx.Variable)]
     return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))

@@ -21,6 +21,9 @@ GOALS = (
 )
 """For 3072->768, at the largest thread count."""
 
+WIDTH = 200
+"""Of a console, in characters, that the tables fit into."""
+
 CHOICE_GOAL = 1.05
 DIFFERENCE_GOAL = 1e-4
 CONV_GOAL = 4
@@ -74,6 +77,11 @@ def best_of_ours(row: Row) -> str | None:
     """The name of our fastest form."""
     ours = row["times_faster"]
     return min(ours, key=row["microseconds"].__getitem__) if ours else None
+
+
+def wide(console: Console) -> Console:
+    """The console, or one that the tables fit into: no column may vanish."""
+    return console if console.width >= WIDTH else Console(width=WIDTH, soft_wrap=True)
 
 
 def show(results: dict[str, Any], console: Console) -> None:

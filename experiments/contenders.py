@@ -143,9 +143,10 @@ def _products(problem: Problem, c) -> dict[str, Builder]:
 
     def bcsr():
         matrix = sparse.BCSR.fromdense(kernel.T)
-        call = jax.jit(lambda x_t: matrix @ x_t)
+        # As an argument: XLA would take seconds to compute with it while compiling.
+        call = jax.jit(lambda matrix, x_t: matrix @ x_t)
         inputs = jnp.asarray(x_t)
-        return local(lambda: call(inputs), np.transpose)
+        return local(lambda: call(matrix, inputs), np.transpose)
 
     builders = {"XLA dense": lambda: dense(kernel)}
     if problem.point.mask == MASKS[1] or len(problem.active) < kernel.shape[1]:

@@ -322,4 +322,4 @@ def test_autotune_without_a_choice_is_refused(mlp, capsys, format):
 def test_all_tensors_are_float32_or_indices(mlp):
     model, _ = storage.load(export(mlp, "condensed"))
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))}
-    assert dtypes <= {jnp.dtype(n) for n in ("float32", "uint8", "uint16", "int32")}
+    assert dtypes <= {jnp.dtype(n) for n in ("float32", "uint16", "uint32", "int32")}

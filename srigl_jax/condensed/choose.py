@@ -54,6 +54,9 @@ WINDOWS_DENSITY = 0.01
 SECONDS_PER_LAYER = 0.5
 """How long the candidates of a layer are timed, compilation apart."""
 
+MOST_EXAMPLES = 8
+"""Up to which windows are worth timing."""
+
 _BURST_SECONDS = 0.01
 _HOPELESS = 2.0
 
@@ -72,8 +75,10 @@ def candidates(
     made = {
         name: make(layer, module, implementation)
         for name, make in CANDIDATES.items()
-        if name != "windows" or rows <= WINDOWS_EXAMPLES
+        if name != "windows" or rows <= MOST_EXAMPLES
     }
+    if (windows := made.get("windows")) is not None:
+        windows.examples = max(rows, windows.examples)
     return {name: module for name, module in made.items() if module is not None}
 
 

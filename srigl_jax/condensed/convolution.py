@@ -104,6 +104,8 @@ def _conv(implementation, layout: Layout, window, x, values, indices, active, bi
 
 def _dense_conv(layout, window, x, values, indices, active, bias):
     dtype = jnp.promote_types(x.dtype, values.dtype)
+    # As in `xla.product`: constants of the size of the dense kernel are not wanted.
+    values, indices = lax.optimization_barrier((values, indices))
     kernel = densify(Condensed(values, indices, active, None, layout))
     y = lax.conv_general_dilated(
         x.astype(dtype),

@@ -22,7 +22,8 @@ class WindowsVariable(nnx.Variable):
 
 
 WINDOWS_EXAMPLES = 4
-"""Up to how many examples windows are faster than the condensed form."""
+"""Up to how many examples windows are faster than the condensed form, as a rule; at 80
+to 90 % sparsity and in N:M sparsity up to 8."""
 
 
 class CondensedLinear(nnx.Module):
@@ -83,16 +84,27 @@ class ArrangedLinear(CondensedLinear):
         *,
         input_axes: int = 1,
         output_shape: Sequence[int] | None = None,
+        examples: int = WINDOWS_EXAMPLES,
     ):
-        """Wraps a condensed layer, as `CondensedLinear` does, and arranges it."""
+        """Wraps a condensed layer, as `CondensedLinear` does, and arranges it.
+
+        Args:
+          condensed: the layer.
+          input_axes: as in `CondensedLinear`.
+          output_shape: likewise.
+          examples: up to which the arrangement is used.
+        """
         super().__init__(condensed, input_axes=input_axes, output_shape=output_shape)
+        if not isinstance(examples, int):
+            raise ValueError(f"examples is {examples!r}: give an integer")
+        self.examples = examples
         is_possible = native.available()
         self.windows = WindowsVariable(arrange(condensed)) if is_possible else None
 
     def _multiply(self, x: jax.Array) -> jax.Array:
         rows = math.prod(x.shape[:-1])
         # A symbolic batch, of an exported program, must serve any number.
-        if self.windows is None or not isinstance(rows, int) or rows > WINDOWS_EXAMPLES:
+        if self.windows is None or not isinstance(rows, int) or rows > self.examples:
             return super()._multiply(x)
         return _differentiable(x, self.windows.get_value(), self.condensed.get_value())
 

@@ -38,6 +38,8 @@ def product(
     Returns:
       f[batch, active], of the type that x and values promote to.
     """
+    # Where weights are constants XLA would compute the dense layer as it compiles.
+    values, indices = jax.lax.optimization_barrier((values, indices))
     batch = x.shape[0]
     # A symbolic batch, of an exported program, must serve large ones.
     is_small = isinstance(batch, int) and batch <= GATHER_BATCH

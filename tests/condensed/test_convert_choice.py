@@ -10,7 +10,6 @@ from sparse_networks import images, masked, outputs, rough_masks, trained
 
 from srigl_jax.condensed import choose, native
 from srigl_jax.condensed.convert import condense_model
-from srigl_jax.condensed.modules import WINDOWS_EXAMPLES
 
 SHAPE = (8, 8, 3)
 
@@ -100,9 +99,12 @@ def test_windows_are_for_few_rows_of_dense_layers(convnet, monkeypatch):
     say_times(monkeypatch, dense=2, condensed=2, windows=1)
     tune = {"autotune": True, "example_shape": SHAPE}
     one = by_name(condense_model(*convnet, batch_size=1, **tune))
-    many = by_name(condense_model(*convnet, batch_size=WINDOWS_EXAMPLES + 1, **tune))
+    few = condense_model(*convnet, batch_size=choose.MOST_EXAMPLES, **tune)
+    many = condense_model(*convnet, batch_size=choose.MOST_EXAMPLES + 1, **tune)
+    few, many = by_name(few), by_name(many)
     assert one["hidden"].form == "windows"
     assert one["convs/0"].form != "windows"
+    assert few["hidden"].form == "windows"
     assert many["hidden"].form != "windows"
 
 

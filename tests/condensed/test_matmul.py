@@ -208,3 +208,13 @@ def test_a_layer_without_inputs_gives_its_bias(implementation):
     c = condense(np.zeros((0, 3), np.float32), np.zeros((0, 3)), np.arange(3.0))
     y = condensed_matmul(jnp.zeros((2, 4, 0)), c, implementation)
     np.testing.assert_array_equal(y, np.broadcast_to(np.arange(3.0), (2, 4, 3)))
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_constant_weights_are_not_made_dense_by_the_compiler(rng, batch):
+    """A small model would become a large one, after seconds of compilation."""
+    c, _, _ = random_layer(rng, 300, 200, 3)
+    x = jnp.zeros((batch, 300))
+    compiled = jax.jit(lambda x: condensed_matmul(x, c, "xla")).lower(x).compile()
+    assert "f32[200,300]{1,0} constant(" not in compiled.as_text()
+    assert "f32[300,200]{1,0} constant(" not in compiled.as_text()

@@ -117,6 +117,21 @@ def test_an_arranged_layer_has_the_gradients_of_the_condensed_one(rng):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_an_arranged_layer_takes_windows_for_as_many_examples_as_it_is_told(rng):
+    c, _, _ = random_layer(rng, 30, 12, 5)
+
+    def uses_windows(examples, rows):
+        layer = ArrangedLinear(c, examples=examples)
+        return "srigl_jax_condensed_windows" in str(
+            jax.make_jaxpr(lambda x: layer(x))(jnp.zeros((rows, 30)))
+        )
+
+    assert [uses_windows(8, rows) for rows in (1, 8, 9)] == [True, True, False]
+    assert [uses_windows(2, rows) for rows in (2, 3)] == [True, False]
+    with pytest.raises(ValueError, match="examples is '8'"):
+        ArrangedLinear(c, examples="8")
+
+
 def test_jit_vmap_and_leading_dimensions(rng):
     c, dense, bias = random_layer(rng, 30, 12, 5)
     w = arrange(c)
