@@ -1,8 +1,10 @@
 """Tiny training runs for tests, and what they leave behind."""
 
 import json
+import os
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
@@ -13,6 +15,14 @@ STEPS_PER_EPOCH = 22  # 1,437 digits in batches of 64.
 
 # How long something took and how fast it was is all that may differ between runs.
 CLOCK = ("seconds", "steps_per_second")
+
+
+def environ() -> dict[str, str]:
+    """Of a process that finds the programs that the tests have compiled."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def tiny(data_dir: Path, **fields) -> ConfigDict:

@@ -9,9 +9,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-import jax
 import pytest
-from runs import bits, recorded_steps, records, result, tiny, tiny_convnet
+from runs import bits, environ, recorded_steps, records, result, tiny, tiny_convnet
 
 from srigl_jax import train as train_lib
 from srigl_jax.data import InMemoryDataset
@@ -195,13 +194,9 @@ def start(workdir, data_dir):
         **LONG,
     }
     overrides = [f"--config.{name}={value}" for name, value in config.items()]
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "srigl_jax.train", "--workdir", workdir, *overrides],
-        env=os.environ | cache,
+        env=environ(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -219,7 +214,7 @@ def test_sigterm_saves_and_the_same_command_resumes(long_run, data_dir, tmp_path
     with start(tmp_path, data_dir) as process:
         wait_for_step(process, tmp_path, 30)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
     stopped = re.search(
@@ -228,7 +223,7 @@ def test_sigterm_saves_and_the_same_command_resumes(long_run, data_dir, tmp_path
         out,
     )
     with start(tmp_path, data_dir) as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "resuming after step" in out
     assert_same_run(tmp_path, long_run, LONG_STEPS, stopped=[int(stopped.group(1))])
