@@ -104,7 +104,8 @@ def condense_model(
       links: how layers feed each other; `model.links()` if there is such a method,
         unless given. () folds nothing.
       autotune: whether to time each form of each layer on this machine, some seconds
-        in all; the choice is otherwise by `choose.CROSSOVERS`.
+        in all, even of layers of which every weight exists; the choice is otherwise by
+        `choose.CROSSOVERS`.
       implementation: of condensed layers: "auto", "xla" or "native"; or "pallas", which
         has no convolution: those take "auto" beside it. On GPUs and TPUs the rule
         leaves every layer dense, so there only autotuning chooses it.
@@ -206,7 +207,7 @@ def _choose(before, layer, module, implementation, spec, batch_size, timings):
         rows = math.prod(spec.shape) // before.inputs
     # Forms are built once they are wanted: to arrange windows takes time.
     modules: dict[str, nnx.Module] = {}
-    if layer.mask.all():
+    if layer.mask.all() and (timings is None or layer.obstacle):
         form, reason = "dense", "every weight exists"
     elif timings is None or layer.obstacle:
         form, reason = choose.by_rule(layer, rows, implementation)

@@ -119,8 +119,18 @@ def test_autotuning_times_narrowed_layers_on_inputs_of_their_width(
     assert asked == [
         (5, 8, 8, 3),
         (5, 4, 4, layers["convs/1"].new_shape[2]),
+        (5, layers["head"].new_shape[0]),
         (5, layers["hidden"].new_shape[0]),
     ]
+    assert layers["head"].density == 1
+
+
+def test_the_smallest_of_forms_that_tie_is_chosen(convnet, monkeypatch):
+    tune = {"autotune": True, "example_shape": SHAPE}
+    say_times(monkeypatch, dense=1.01, condensed=1, windows=1.015)
+    assert by_name(condense_model(*convnet, **tune))["head"].form == "narrowed dense"
+    say_times(monkeypatch, dense=1.03, condensed=1.01, windows=1)
+    assert by_name(condense_model(*convnet, **tune))["head"].form == "condensed"
 
 
 def test_layers_alike_are_timed_once(monkeypatch):
