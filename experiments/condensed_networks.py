@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bursts import Contender, local, one_line
-from contenders import check, onnx_session
+from contenders import check, onnx_session, size_read
 from flax import nnx
 from foreign import Engine, describe_network
 
 from srigl_jax import models
 from srigl_jax.analysis.network import read_network
-from srigl_jax.condensed import ArrangedLinear
 from srigl_jax.condensed.convert import condense_model
 from srigl_jax.condensed.dense import all_dense
 from srigl_jax.sparsity.layout import leaf_name
@@ -189,22 +188,8 @@ def _pixels(rng: np.random.Generator, batch: int, image_shape) -> np.ndarray:
 def _jitted(model: nnx.Module, images: np.ndarray) -> Contender:
     call = jax.jit(lambda x: model(from_pixels(x)))
     x = jnp.asarray(images)
-    read = [size_read(m, len(images)) for _, m in nnx.iter_graph(model)]
     made = local(lambda: call(x))
-    return dataclasses.replace(made, weights_bytes=sum(read))
-
-
-def size_read(module: Any, batch: int) -> int:
-    """Bytes of a module's own variables that one call on so many examples reads."""
-    if not isinstance(module, nnx.Module):
-        return 0
-    variables = vars(module)
-    if isinstance(module, ArrangedLinear) and module.windows is not None:
-        # It holds the weights twice and reads one form.
-        form = "windows" if batch <= module.examples else "condensed"
-        variables = {form: variables[form]}
-    arrays = [v.get_value() for v in variables.values() if isinstance(v, nnx.Variable)]
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    return dataclasses.replace(made, weights_bytes=size_read(model, len(images)))
 
 
 def _as_onnx(model: nnx.Module, image_shape: tuple[int, int, int]) -> bytes:

@@ -1,6 +1,7 @@
 """Every way to compute a layer that the benchmark of condensed inference compares."""
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from foreign import GATHER_LIMIT, Engine, describe
 from jax.experimental import sparse
 
 from srigl_jax.condensed import (
+    ArrangedLinear,
     arrange,
     condense,
     condensed_conv,
@@ -225,7 +227,25 @@ def _chosen(problem: Problem) -> Contender:
     ).model
     call = jax.jit(lambda x: converted(x))
     x = jnp.asarray(problem.x)
-    return local(lambda: call(x), weights=nnx.state(converted))
+    made = local(lambda: call(x))
+    return dataclasses.replace(made, weights_bytes=size_read(converted, len(x)))
+
+
+def size_read(model: nnx.Module, batch: int) -> int:
+    """Bytes of a network's variables that one call on so many examples reads."""
+    return sum(_own_size_read(module, batch) for _, module in nnx.iter_graph(model))
+
+
+def _own_size_read(module: Any, batch: int) -> int:
+    if not isinstance(module, nnx.Module):
+        return 0
+    variables = vars(module)
+    if isinstance(module, ArrangedLinear) and module.windows is not None:
+        # It holds the weights twice and reads one form.
+        form = "windows" if batch <= module.examples else "condensed"
+        variables = {form: variables[form]}
+    arrays = [v.get_value() for v in variables.values() if isinstance(v, nnx.Variable)]
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
 
 
 def _dense_conv(problem: Problem, kernel) -> Callable[[jax.Array], jax.Array]:

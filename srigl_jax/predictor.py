@@ -116,7 +116,9 @@ def _load_stablehlo(path: Path) -> Predictor:
         (_, *image_shape), classes = images.shape, logits.shape[1]
     except Exception as error:  # Of any type, for a file that is something else.
         raise ValueError(
-            f"{path} is no network that jax.export wrote, or a damaged one"
+            f"{path} is no network that jax.export wrote, or a damaged one: give a "
+            "directory, or a .stablehlo file, of python -m srigl_jax.export (ONNX runs "
+            "in onnxruntime)"
         ) from error
     if jax.default_backend() not in _backends(exported.platforms):
         raise ValueError(

@@ -36,17 +36,17 @@ a layer cannot take the form."""
 
 CROSSOVERS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ("native", "linear"): ((4, 0.7), (math.inf, 0.5)),
-    ("native", "conv"): ((math.inf, 0.8),),
+    ("native", "conv"): ((2048, 1.0), (math.inf, 0.7)),
     ("xla", "linear"): ((1, 0.02), (math.inf, 0.0)),
     ("xla", "conv"): ((math.inf, 0.0),),
 }
 """(implementation, kind) to (rows of input up to which, density up to which a condensed
 layer is the faster one), rows ascending; on CPUs.
 
-Measured on two cores of one machine, by a sweep over densities from 0.3 to 0.8 at
-batches of 1, 4, 32 and 256: windows were ahead of dense layers up to density 0.7 for up
-to 4 examples, the condensed form up to about 0.5 at 32 and 256, convolutions up to 0.8.
-Other machines have other crossovers: autotune there."""
+Measured on two cores of one machine, by sweeps over densities from 0.3 to 1 at batches
+of 1, 4, 32 and 256: windows were ahead of dense layers up to density 0.7 for up to 4
+examples, the condensed form up to about 0.5 at 32 and 256, convolutions always for one
+image and up to 0.7 or more for 32. Other machines have other crossovers: autotune."""
 
 WINDOWS_DENSITY = 0.01
 """From which density on windows are the faster form, for few rows."""
@@ -60,7 +60,7 @@ MOST_EXAMPLES = 8
 _BURST_SECONDS = 0.01
 _HOPELESS = 2.0
 _TIE = 0.02
-"""Share by which times of the same code differ; the first candidate is the smallest."""
+"""Share by which times of the same code differ; the first candidate is the simplest."""
 
 
 def candidates(
@@ -151,7 +151,9 @@ def by_time(
     order = sorted(times, key=times.__getitem__)
     bound = (1 + _TIE) * times[order[0]]
     chosen = next(name for name in modules if times[name] <= bound)
-    return chosen, ", ".join(f"{name} {1e6 * times[name]:.0f} us" for name in order)
+    tie = " (a tie)" if chosen != order[0] else ""
+    said = ", ".join(f"{name} {1e6 * times[name]:.0f} us" for name in order)
+    return chosen, said + tie
 
 
 def measure(

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from srigl_jax.condensed import native
@@ -75,17 +76,21 @@ def _window(shape, layout, strides, padding, groups) -> native.Window:
         raise ValueError(
             f"feature_group_count is {groups}: it must divide the {neurons} neurons"
         )
-    strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
+    strides = tuple(strides) if np.ndim(strides) else (int(strides),) * 2
     if len(strides) != 2 or min(strides) < 1:
         raise ValueError(f"strides are {strides}: give two positive integers")
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(shape[1:3], (height, width), strides, padding)
-    padding = tuple((int(low), int(high)) for low, high in padding)
-    if len(padding) != 2 or min(min(p) for p in padding) < 0:
+    pads = padding
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        pads = lax.padtype_to_pads(shape[1:3], (height, width), strides, padding)
+    try:
+        pads = tuple((int(low), int(high)) for low, high in pads)
+    except (TypeError, ValueError):
+        pads = ()
+    if len(pads) != 2 or min(min(p) for p in pads) < 0:
         raise ValueError(
             f"padding is {padding}: give 'SAME', 'VALID' or two pairs from 0 up"
         )
-    return native.Window(strides, padding, groups)
+    return native.Window(strides, pads, groups)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -15,6 +15,7 @@ from srigl_jax.condensed.modules import (
     CondensedLinear,
 )
 from srigl_jax.condensed.representation import condense
+from srigl_jax.condensed.windows import MOST_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,9 +165,10 @@ def as_windows(
     is_native = implementation in ("auto", "native") and native.available()
     if not isinstance(condensed, CondensedLinear) or not is_native:
         return None
-    if jax.default_backend() != "cpu":
+    weights = condensed.condensed.get_value()
+    if jax.default_backend() != "cpu" or weights.values.size > MOST_WEIGHTS:
         return None
-    return ArrangedLinear(condensed.condensed.get_value(), **_axes(layer))
+    return ArrangedLinear(weights, **_axes(layer))
 
 
 def _axes(layer: Layer) -> dict:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 from flax import nnx
@@ -62,7 +63,8 @@ class CondensedLinear(nnx.Module):
             raise ValueError(
                 f"out_sharding is {out_sharding}: a condensed layer takes none"
             )
-        x = x.reshape(*x.shape[: x.ndim - self.input_axes], -1)
+        leading = x.ndim - self.input_axes
+        x = x.reshape(*x.shape[:leading], math.prod(x.shape[leading:]))
         y = self._multiply(x)
         return y.reshape(*y.shape[:-1], *self.output_shape)
 
@@ -71,11 +73,13 @@ class CondensedLinear(nnx.Module):
 
 
 class ArrangedLinear(CondensedLinear):
-    """A dense layer's replacement for one example at a time, on CPUs.
+    """A dense layer's replacement for few examples at a time, on CPUs; for inference.
 
     It holds the weights twice, condensed and arranged in windows, and takes whichever
     form is the faster for the number of examples. The arrangement is for the machine
-    it was made on; without the C++ kernels there is none.
+    it was made on; without the C++ kernels there is none, and on other devices it is
+    not used. Weights are constants here, of gradient 0: to change them make another
+    layer, to train them use `CondensedLinear`.
     """
 
     def __init__(
@@ -95,38 +99,53 @@ class ArrangedLinear(CondensedLinear):
           examples: up to which the arrangement is used.
         """
         super().__init__(condensed, input_axes=input_axes, output_shape=output_shape)
-        if not isinstance(examples, int):
-            raise ValueError(f"examples is {examples!r}: give an integer")
+        if not isinstance(examples, int) or examples < 0:
+            raise ValueError(f"examples is {examples!r}: give an integer from 0 up")
         self.examples = examples
         is_possible = native.available()
         self.windows = WindowsVariable(arrange(condensed)) if is_possible else None
 
     def _multiply(self, x: jax.Array) -> jax.Array:
-        rows = math.prod(x.shape[:-1])
-        # A symbolic batch, of an exported program, must serve any number.
-        if self.windows is None or not isinstance(rows, int) or rows > self.examples:
+        if self.windows is None:
             return super()._multiply(x)
-        return _differentiable(x, self.windows.get_value(), self.condensed.get_value())
+        layer = self.windows.get_value(), self.condensed.get_value()
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        y = _arranged(self.examples, rows, *layer)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-@jax.custom_vjp
-def _differentiable(x: jax.Array, w: Windows, c: Condensed) -> jax.Array:
-    """The product by way of windows, with the gradients of the condensed form."""
-    del c
-    return windows_matmul(x, w)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _arranged(examples: int, x: jax.Array, w: Windows, c: Condensed) -> jax.Array:
+    """The product in the form for as many rows as x[rows, fan_in] has."""
+    leaves, structure = jax.tree.flatten((w, c))
+
+    # Inside, because a vmap makes more rows of few.
+    def product(x, *leaves):
+        w, c = jax.tree.unflatten(structure, leaves)
+        # A symbolic batch, of an exported program, must serve any number.
+        if not isinstance(x.shape[0], int) or x.shape[0] > examples:
+            return condensed_matmul(x, c)
+        return jax.lax.platform_dependent(
+            *(x, w, c),
+            cpu=lambda x, w, c: windows_matmul(x, w),
+            default=lambda x, w, c: condensed_matmul(x, c),
+        )
+
+    return native.folding_batches(product)(x, *leaves)
 
 
-def _forward(x, w, c):
-    return windows_matmul(x, w), (x, c)
+def _forward(examples, x, w, c):
+    return _arranged(examples, x, w, c), (x, c)
 
 
-def _backward(residuals, dy):
+def _backward(examples, residuals, dy):
+    del examples
     x, c = residuals
-    gradient = jax.vjp(condensed_matmul, x, c)[1](dy)
-    return gradient[0], None, gradient[1]
+    (dx,) = jax.vjp(lambda x: condensed_matmul(x, c), x)[1](dy)
+    return dx, None, None
 
 
-_differentiable.defvjp(_forward, _backward)
+_arranged.defvjp(_forward, _backward)
 
 
 class CondensedConv(nnx.Module):

@@ -60,6 +60,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
             jax.ffi.register_ffi_target(target, handler, platform="cpu")
         library.srigl_instructions.restype = ctypes.c_char_p
         library.srigl_width.restype = ctypes.c_int64
+        library.srigl_arrange.restype = ctypes.c_void_p
     except Exception as error:  # Whatever is wrong with it, xla.py still works.
         return None, f"the C++ kernels in {found[-1].name} do not load: {error}"
     return library, ""
@@ -184,8 +185,9 @@ def folding_batches(call):
     @call.def_vmap
     def _(axis_size, in_batched, x, *operands):
         if in_batched[0] and not any(in_batched[1:]):
-            y = call(x.reshape(-1, *x.shape[2:]), *operands)
-            return y.reshape(axis_size, -1, *y.shape[1:]), True
+            batch = x.shape[1]
+            y = call(x.reshape(axis_size * batch, *x.shape[2:]), *operands)
+            return y.reshape(axis_size, batch, *y.shape[1:]), True
         # One example after another: each has a layer of its own.
         arguments = x, *operands
         mapped = [

@@ -1,4 +1,4 @@
-"""A condensed layer arranged for single examples, on CPUs with permute instructions.
+"""A condensed layer arranged for few examples, on CPUs with permute instructions.
 
 At batch 1 a condensed product is bound by looking inputs up one by one. Here a vector
 of neurons looks one input each up with a few instructions: in every step the lanes read
@@ -19,6 +19,9 @@ import numpy as np
 
 from srigl_jax.condensed import native
 from srigl_jax.condensed.representation import Condensed, check_condensed
+
+MOST_WEIGHTS = 2**26
+"""Of a layer: the kernels count in 32 bits, and idle lanes take room as well."""
 
 
 @partial(
@@ -68,17 +71,21 @@ def arrange(c: Condensed) -> Windows:
     2,048 neurons of 300 weights, 0.4 s for 16,384 of 61.
 
     Raises:
-      ValueError: the layer is damaged.
+      ValueError: the layer is damaged, or has more than `MOST_WEIGHTS`.
       MemoryError: there is no room for the arrangement.
       RuntimeError: the C++ kernels are not built.
     """
     native.require()
     check_condensed(c)
+    if c.values.size > MOST_WEIGHTS:
+        raise ValueError(
+            f"a layer of {c.values.size:,} weights is too large to be arranged "
+            f"({MOST_WEIGHTS:,} at most): use condensed_matmul"
+        )
     library, _ = native.load()
     values = np.ascontiguousarray(c.values, np.float32)
     indices = np.ascontiguousarray(c.indices, np.int32)
     active = np.ascontiguousarray(c.active, np.int32)
-    library.srigl_arrange.restype = ctypes.c_void_p
     made = ctypes.c_void_p(
         library.srigl_arrange(
             *(ctypes.c_void_p(a.ctypes.data) for a in (values, indices, active)),
@@ -88,15 +95,24 @@ def arrange(c: Condensed) -> Windows:
     if not made.value:
         raise MemoryError(f"no memory to arrange a layer of shape {c.layout.shape}")
     try:
-        sizes = (ctypes.c_int64 * 4)()
-        library.srigl_arranged_sizes(made, sizes)
-        *sizes, length = sizes
+        found = (ctypes.c_int64 * 4)()
+        library.srigl_arranged_sizes(made, found)
+        lanes, blocks, groups, length = found
         packed = np.empty(length, np.uint32)
         library.srigl_arranged_pack(made, ctypes.c_void_p(packed.ctypes.data))
     finally:
         library.srigl_arranged_free(made)
-    sizes = c.layout.fan_in, c.layout.neurons, library.srigl_width(), *sizes
-    return Windows(jnp.asarray(packed), c.bias, *sizes, np.dtype(c.values.dtype))
+    return Windows(
+        packed=jnp.asarray(packed),
+        bias=c.bias,
+        fan_in=c.layout.fan_in,
+        outputs=c.layout.neurons,
+        width=library.srigl_width(),
+        lanes=lanes,
+        blocks=blocks,
+        groups=groups,
+        dtype=np.dtype(c.values.dtype),
+    )
 
 
 def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
@@ -123,7 +139,7 @@ def windows_matmul(x: jax.Array, w: Windows) -> jax.Array:
             f"{w.fan_in}"
         )
     # An empty bias stands for none.
-    bias = jnp.zeros(0) if w.bias is None else w.bias.astype(jnp.float32)
+    bias = jnp.zeros(0, jnp.float32) if w.bias is None else w.bias.astype(jnp.float32)
     sizes = {"width": w.width, "lanes": w.lanes, "blocks": w.blocks, "groups": w.groups}
 
     def call(x, packed, bias):

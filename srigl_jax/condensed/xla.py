@@ -38,6 +38,9 @@ def product(
     Returns:
       f[batch, active], of the type that x and values promote to.
     """
+    if fan_in == 0:
+        dtype = jnp.promote_types(x.dtype, values.dtype)
+        return jnp.zeros((x.shape[0], values.shape[0]), dtype)
     # Where weights are constants XLA would compute the dense layer as it compiles.
     values, indices = jax.lax.optimization_barrier((values, indices))
     batch = x.shape[0]
@@ -108,7 +111,7 @@ def _over_chunks(rows_of: Callable, row_bytes: int, *arrays: jax.Array) -> jax.A
     if chunk >= rows:
         return rows_of(*arrays)
     whole = rows - rows % chunk
-    split = [a[:whole].reshape(-1, chunk, *a.shape[1:]) for a in arrays]
+    split = [a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]) for a in arrays]
     y = jax.lax.map(lambda parts: rows_of(*parts), split)
     y = y.reshape(whole, *y.shape[2:])
     if whole < rows:
@@ -120,8 +123,9 @@ def _fold_chunks(fold: Callable, start, row_bytes: int, *arrays: jax.Array):
     """`fold(carry, chunk)` over chunks of the leading axis."""
     rows = arrays[0].shape[0]
     chunk = max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
-    whole = rows - rows % chunk if rows else 0
-    split = tuple(a[:whole].reshape(-1, chunk, *a.shape[1:]) for a in arrays)
+    whole = rows - rows % chunk
+    shape = whole // chunk, chunk
+    split = tuple(a[:whole].reshape(*shape, *a.shape[1:]) for a in arrays)
     carry, _ = jax.lax.scan(lambda c, part: (fold(c, part), None), start, split)
     if whole < rows:
         carry = fold(carry, tuple(a[whole:] for a in arrays))

@@ -218,3 +218,25 @@ def test_constant_weights_are_not_made_dense_by_the_compiler(rng, batch):
     compiled = jax.jit(lambda x: condensed_matmul(x, c, "xla")).lower(x).compile()
     assert "f32[200,300]{1,0} constant(" not in compiled.as_text()
     assert "f32[300,200]{1,0} constant(" not in compiled.as_text()
+
+
+@each
+@pytest.mark.parametrize(
+    ("batch", "fan_in", "neurons", "k", "ablated"),
+    [(3, 8, 5, 2, 5), (0, 8, 5, 2, 0), (3, 8, 0, 2, 0), (2, 0, 5, 0, 0)],
+    ids=["no active neuron", "no example", "no neuron", "no input"],
+)
+def test_gradients_of_empty_layers(
+    rng, implementation, batch, fan_in, neurons, k, ablated
+):
+    c, dense, _ = random_layer(rng, fan_in, neurons, k, ablated=ablated)
+    x = jnp.asarray(rng.normal(size=(batch, fan_in)), jnp.float32)
+
+    def loss(x, c):
+        return jnp.sum(condensed_matmul(x, c, implementation))
+
+    dx, dc = jax.grad(loss, (0, 1), allow_int=True)(x, c)
+    assert_close(dx, np.ones((batch, neurons)) @ dense.T)
+    assert dc.values.shape == c.values.shape
+    again = jax.vmap(lambda x: condensed_matmul(x, c, implementation))(x[None])
+    assert again.shape == (1, batch, neurons)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from layers import random_layer
 
 from srigl_jax.condensed import native
@@ -117,19 +118,70 @@ def test_an_arranged_layer_has_the_gradients_of_the_condensed_one(rng):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+WINDOWS = native.TARGETS["srigl_windows"]
+
+
+def lowered(function, *shape, platform="cpu"):
+    function = jax.jit(function)
+    traced = function.trace(jax.ShapeDtypeStruct(shape, jnp.float32))
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def test_an_arranged_layer_takes_windows_for_as_many_examples_as_it_is_told(rng):
     c, _, _ = random_layer(rng, 30, 12, 5)
 
     def uses_windows(examples, rows):
         layer = ArrangedLinear(c, examples=examples)
-        return "srigl_jax_condensed_windows" in str(
-            jax.make_jaxpr(lambda x: layer(x))(jnp.zeros((rows, 30)))
-        )
+        return WINDOWS in lowered(lambda x: layer(x), rows, 30)
 
     assert [uses_windows(8, rows) for rows in (1, 8, 9)] == [True, True, False]
     assert [uses_windows(2, rows) for rows in (2, 3)] == [True, False]
-    with pytest.raises(ValueError, match="examples is '8'"):
-        ArrangedLinear(c, examples="8")
+    for examples in ("8", -1):
+        with pytest.raises(ValueError, match=f"examples is {examples!r}"):
+            ArrangedLinear(c, examples=examples)
+
+
+def test_the_examples_of_a_vmap_count(rng):
+    layer = ArrangedLinear(random_layer(rng, 30, 12, 5)[0])
+    many = jax.vmap(lambda x: layer(x))
+    assert WINDOWS in lowered(many, 2, 30)
+    assert WINDOWS not in lowered(many, 64, 30)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_windows_are_for_cpus(rng, platform):
+    layer = ArrangedLinear(random_layer(rng, 30, 12, 5)[0])
+    assert "srigl_jax" not in lowered(lambda x: layer(x), 1, 30, platform=platform)
+
+
+@pytest.mark.parametrize("shape", [(0, 30), (2, 0, 30)])
+def test_an_arranged_layer_takes_an_empty_batch(rng, shape):
+    layer = ArrangedLinear(random_layer(rng, 30, 12, 5)[0])
+    x = jnp.zeros(shape)
+    assert layer(x).shape == (*shape[:-1], 12)
+    assert jax.vmap(lambda x: layer(x))(x).shape == (*shape[:-1], 12)
+
+
+def test_weights_of_an_arranged_layer_are_constants(rng):
+    """Those in windows would stay as they are."""
+    layer = ArrangedLinear(random_layer(rng, 30, 12, 5)[0])
+    definition, state = nnx.split(layer)
+    x = jnp.asarray(rng.normal(size=(1, 30)), jnp.float32)
+
+    def loss(state):
+        return jnp.sum(nnx.merge(definition, state)(x) ** 2)
+
+    gradients = jax.tree.leaves(jax.grad(loss, allow_int=True)(state))
+    assert not any(np.any(g) for g in gradients if g.dtype == jnp.float32)
+
+
+def test_an_arranged_layer_can_be_differentiated_twice(rng):
+    layer = ArrangedLinear(random_layer(rng, 30, 12, 5)[0])
+
+    def loss(x):
+        return jnp.sum(layer(x) ** 2)
+
+    assert np.any(jax.grad(lambda x: jnp.sum(jax.grad(loss)(x)))(jnp.ones((1, 30))))
 
 
 def test_jit_vmap_and_leading_dimensions(rng):
