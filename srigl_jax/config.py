@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     """Digits, an MLP, SRigL at 90 % sparsity: under a minute on two CPU cores."""
     config = ConfigDict()
     config.seed = 0
-    config.epochs = 120
+    config.epochs = 120.0  # May be a fraction, of one too.
     config.batch_size = 64
     # Micro-batches that a batch is worked off in, to save memory.
     config.accumulate = 1
@@ -180,10 +180,12 @@ def validate(config: ConfigDict) -> None:
     _within("dataset.validation", config.dataset.validation, 0)
     _check_data(config.dataset)
     _check_augment(config.augment)
-    at_least_one = ("epochs", "batch_size", "accumulate", "delta_t", "gradient_window")
+    at_least_one = ("batch_size", "accumulate", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
         _within(name, config[name], 1)
+    if not 0 < config.epochs < math.inf:
+        raise ValueError(f"epochs is {config.epochs}: give a number above 0")
     for name, size in config.mesh.items():
         if size is not None:
             _within(f"mesh.{name}", size, 1)

@@ -100,7 +100,9 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
         start = starts.read_start(config, workdir)
         dataset = data.load(**config.dataset.to_dict())
         steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-        total_steps = steps_per_epoch * config.epochs
+        total_steps = data.training_steps(
+            dataset.num_train, config.batch_size, config.epochs
+        )
 
         model = make_model(config, dataset)
         if config.pretrained is not None:

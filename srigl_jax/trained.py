@@ -91,7 +91,9 @@ def load_trained(
     plan = make_plan(params, **plan_options(config, start and start.masks))
     masks = init_masks(params, plan)  # Like those that are read; only shapes count.
     steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    total_steps = steps_per_epoch * config.epochs
+    total_steps = data.training_steps(
+        dataset.num_train, config.batch_size, config.epochs
+    )
     optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
     like = jax.eval_shape(
         lambda: train.init_state(config, params, model_state, plan, optimizer, masks)

@@ -99,8 +99,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             fields |= _flat(value, f"{prefix}{name}.")
         else:
-            fields[prefix + name] = json.dumps(value)
+            fields[prefix + name] = json.dumps(_whole(value))
     return fields
+
+
+def _whole(value: Any) -> Any:
+    """A float without a fraction as an int: which of them a field has may change."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -396,6 +396,11 @@ def test_the_same_config_is_accepted_again(tmp_path):
     check_config(tmp_path, {**_CONFIG, "model": {"widths": (64, 10)}})
 
 
+def test_a_whole_number_is_the_same_as_int_and_as_float(tmp_path):
+    check_config(tmp_path, _CONFIG)
+    check_config(tmp_path, {**_CONFIG, "log_every": 5.0})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

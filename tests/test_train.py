@@ -549,7 +549,7 @@ def command(*arguments):
             "error: --config.optimizer.lr=1: there is no config field optimizer.lr: "
             "did you mean optimizer.learning_rate?\n",
         ),
-        (["--config.epochs=many"], "--config.epochs=many: invalid literal for int()"),
+        (["--config.epochs=many"], "--config.epochs=many: could not convert string"),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (
             [f"--config={CONFIGS / 'fashion_mnist.py'}:foo"],

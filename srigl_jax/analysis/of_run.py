@@ -21,7 +21,7 @@ from srigl_jax.analysis.costs import (
 )
 from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.table import fan_in_cell, quantity, render
-from srigl_jax.data import steps_per_epoch
+from srigl_jax.data import training_steps
 from srigl_jax.sparsity import layer_masks, summarize
 from srigl_jax.sparsity.exploration import explored_shares
 from srigl_jax.trained import Trained
@@ -60,8 +60,8 @@ def analyse(trained: Trained) -> dict[str, Any]:
     layers = _layers(trained, costs, masks)
     total = total_costs(costs)
     examples = trained.step * config.batch_size
-    steps = steps_per_epoch(trained.dataset.num_train, config.batch_size)
-    removed = methods.removed_shares(config, trained.step, steps * config.epochs)
+    steps = training_steps(trained.dataset.num_train, config.batch_size, config.epochs)
+    removed = methods.removed_shares(config, trained.step, steps)
     training = training_costs(total, config.method, config.delta_t, examples, removed)
     return {
         "model": config.model.name,

@@ -1,6 +1,6 @@
 """Data sets, and their batches as a pure function of seed and step."""
 
-from srigl_jax.data.batches import batch_indices, steps_per_epoch
+from srigl_jax.data.batches import batch_indices, steps_per_epoch, training_steps
 from srigl_jax.data.dataset import Batch, Dataset, MissingFilesError
 from srigl_jax.data.datasets import DATASETS, load
 from srigl_jax.data.in_memory import InMemoryDataset, Split
@@ -17,4 +17,5 @@ __all__ = [
     "batch_indices",
     "load",
     "steps_per_epoch",
+    "training_steps",
 ]

@@ -25,6 +25,21 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
+def training_steps(num_examples: int, batch_size: int, epochs: float) -> int:
+    """Returns the number of steps in so many epochs, to the nearest one.
+
+    Raises:
+      ValueError: As `steps_per_epoch`, or it would be none.
+    """
+    steps = round(epochs * steps_per_epoch(num_examples, batch_size))
+    if not steps:
+        raise ValueError(
+            f"epochs is {epochs}, which is no step at all: one is "
+            f"{1 / steps_per_epoch(num_examples, batch_size):.2g} epochs."
+        )
+    return steps
+
+
 def batch_indices(
     seed: int, step: int, *, num_examples: int, batch_size: int
 ) -> np.ndarray:

@@ -18,6 +18,17 @@ def test_a_last_partial_batch_is_dropped():
     assert batches.steps_per_epoch(10, 3) == 3
 
 
+def test_a_share_of_an_epoch_is_so_many_steps():
+    assert batches.training_steps(10, 3, 2) == 6
+    assert batches.training_steps(10, 3, 1.4) == 4
+    assert batches.training_steps(60_000, 32, 300 / 1875) == 300
+
+
+def test_less_than_a_step_is_an_error_that_says_what_one_is():
+    with pytest.raises(ValueError, match="^epochs is 0.1, .* one is 0.33 epochs"):
+        batches.training_steps(10, 3, 0.1)
+
+
 def test_indices_are_known_values():
     # A change here changes every run that resumes across it.
     assert indices(0, batch_size=10).tolist() == [8, 0, 3, 7, 6, 4, 1, 5, 2, 9]
