@@ -161,16 +161,33 @@ def gather(results: Results) -> list[dict]:
     return rows
 
 
+def described(config: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What a results file says of a config: all that may change a result.
+
+    Args:
+      config: a file, and its argument.
+      fields: that differ from the file's, by their dotted names.
+    """
+    wanted = load_config(config)
+    wanted.update_from_flattened_dict(fields)
+    return _of_results(json.loads(json.dumps(wanted.to_dict())))
+
+
 def beside_earlier(rows: list[dict], config: dict, path: Path) -> list[dict]:
     """The rows, and all others of a results file.
 
     Where that is of another config, or names none, its rows are no company for these:
     it is moved aside, and the user told.
+
+    Args:
+      rows: as of `gather`.
+      config: as of `described`.
+      path: of the file.
     """
     earlier = []
     if path.exists():
         saved = json.loads(path.read_text())
-        if saved.get("config") == config:
+        if _of_results(saved.get("config", {})) == config:
             earlier = saved["rows"]
         else:
             aside = _free_name(path)
@@ -194,6 +211,17 @@ def markdown(rows: list[dict]) -> str:
         line = "".join(f" {cells.get((method, s), '')} |" for s in columns)
         lines.append(f"| {method} |{line}")
     return "\n".join(lines)
+
+
+def _of_results(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config without the fields of where it runs and what is seen of it."""
+    return {
+        name: _of_results(value, f"{prefix}{name}.")
+        if isinstance(value, dict)
+        else value
+        for name, value in config.items()
+        if prefix + name not in VIEW_FIELDS
+    }
 
 
 def _cell(row: dict) -> str:
@@ -229,7 +257,7 @@ def main() -> None:
         results = run_all(runs, arguments.config, root, each_core())
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
-    config = json.loads(json.dumps(load_config(arguments.config).to_dict()))
+    config = described(arguments.config, {})
     path = measure.RESULTS / f"compare_methods_{name}.json"
     rows = beside_earlier(gather(results), config, path)
     Console().print(markdown(rows), markup=False, highlight=False)

@@ -11,7 +11,11 @@ goes on where it was interrupted. Config fields may follow, where the data are f
 
 `--scale 0.001` is for trying the way: a thousandth of the images, made up in the true
 shape, in small batches for a few epochs. Its accuracies mean nothing. Prints the table
-and writes it to results/reproduce_NAME.json, which `--scale` does not.
+and writes it to results/reproduce_NAME.json, which `--scale` does not; what earlier
+commands left there is kept or moved aside as by compare_methods.py.
+
+Several devices share each batch, which they have to divide: set mesh.data to fewer
+where they do not. `--scale` trains on one device.
 """
 
 import argparse
@@ -150,6 +154,7 @@ def shortened(
         "optimizer.warmup_epochs": share * config.optimizer.warmup_epochs,
         "optimizer.decay_every": share * config.optimizer.decay_every,
         "optimizer.decay_at": tuple(share * at for at in config.optimizer.decay_at),
+        "mesh.data": 1,  # So small a batch is not worth sharing.
         "log_every": 1,
         "eval_every": steps,
         "checkpoint_every": steps,
@@ -198,11 +203,14 @@ def main() -> None:
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
     rows = compare_methods.gather(results)
+    config = compare_methods.described(path, overrides)
+    saved = measure.RESULTS / f"reproduce_{arguments.result}.json"
+    if not arguments.scale:
+        rows = compare_methods.beside_earlier(rows, config, saved)
     Console().print(markdown(result, rows), markup=False, highlight=False)
     if not arguments.scale:
-        content = {"result": dataclasses.asdict(result), "rows": rows}
-        saved = measure.save(f"reproduce_{arguments.result}", content)
-        print(f"saved {saved}")
+        content = {"result": dataclasses.asdict(result), "config": config, "rows": rows}
+        print(f"saved {measure.save(saved.stem, content)}")
 
 
 def _field(text: str) -> tuple[str, Any]:

@@ -68,6 +68,19 @@ def test_rows_of_earlier_commands_stay_if_of_the_same_config(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_where_it_ran_is_no_part_of_a_results_file(tmp_path):
+    here = {"dataset.source_dir": "/data/here", "mesh.data": 4, "log_every": 7}
+    config = compare_methods.described(DIGITS, here)
+    assert config == compare_methods.described(DIGITS, {})
+    assert config["dataset"]["name"] == "digits" and "log_every" not in config
+    assert config != compare_methods.described(DIGITS, {"dataset.validation": 9})
+    # Of a time when it was.
+    full = json.loads(json.dumps(load_config(DIGITS).to_dict()))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"config": full, "rows": EARLIER}))
+    assert len(compare_methods.beside_earlier(NEW, config, path)) == 3
+
+
 @pytest.mark.parametrize("saved", [{"config": {"epochs": 6}}, {}], ids=["other", "no"])
 def test_results_of_another_config_are_moved_aside(tmp_path, capsys, saved):
     path = tmp_path / "results.json"

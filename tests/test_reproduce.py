@@ -1,6 +1,8 @@
 """What reproduces the paper's tables: its runs, their short forms, and its table."""
 
+import dataclasses
 import json
+import sys
 
 import compare_methods
 import numpy as np
@@ -69,6 +71,35 @@ def test_the_table_puts_what_was_published_beside_what_was_measured():
         "| dense | 0% | 95.45 | 95.00 ± 0.25 | 2 |  |",
         "| SRigL | 99% | 92.79 | 95.00 ± 0.25 | 2 | 50.0% |",
     ]
+
+
+def test_another_sparsity_of_a_result_joins_those_measured_before(
+    tmp_path, monkeypatch, capsys
+):
+    def trained(runs, *_):
+        return {
+            key: {"accuracy": key[1] / 2, "seconds": 1.0, "layers": []} for key in runs
+        }
+
+    def run(sparsity, *fields):
+        some = {sparsity: result.sparse[sparsity]}
+        only = dataclasses.replace(result, dense=None, sparse=some)
+        monkeypatch.setitem(reproduce.RESULTS, "wrn22_cifar10", only)
+        arguments = ["reproduce.py", "--result", "wrn22_cifar10", *fields]
+        monkeypatch.setattr(sys, "argv", arguments)
+        # The table knows what was published at all of them.
+        monkeypatch.setattr(reproduce, "markdown", lambda _, rows: str(len(rows)))
+        reproduce.main()
+        saved = json.loads((tmp_path / "reproduce_wrn22_cifar10.json").read_text())
+        return {(row["method"], row["sparsity"]) for row in saved["rows"]}
+
+    result = reproduce.RESULTS["wrn22_cifar10"]
+    monkeypatch.setattr(reproduce.measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare_methods, "run_all", trained)
+    assert len(run(0.8)) == 3
+    assert len(run(0.9, "dataset.source_dir=/data/elsewhere")) == 6
+    assert len(run(0.9, "dtype=bfloat16")) == 3
+    assert "moved to reproduce_wrn22_cifar10.1.json" in capsys.readouterr().out
 
 
 def test_runs_share_all_cores_or_have_one_each():

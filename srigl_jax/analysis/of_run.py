@@ -134,6 +134,7 @@ def _bytes(trained: Trained, weights: dict[str, int]) -> dict[str, int]:
         "other_parameters": others * 4,
         "masks": masks,
         "optimizer": _size(state["opt_state"]) - masks,
+        "averages": _size(state.get("ema", {})),
         "explored": _size(state.get("explored", {})),
     }
 
@@ -201,7 +202,8 @@ def _totals(found: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"training holds besides: masks {sizes['masks']:,} bytes, optimizer "
-        f"{sizes['optimizer']:,}, explored weights {sizes['explored']:,}"
+        f"{sizes['optimizer']:,}, averaged weights {sizes['averages']:,}, explored "
+        f"weights {sizes['explored']:,}"
     )
 
 

@@ -17,7 +17,7 @@ METHODS = {
     "dense": {},
     "static": {},
     "set": {},
-    "rigl": {},
+    "rigl": {"ema": 0.9},
     "srigl": {"gamma_sal": 0.95, "sparsity": 0.9},
 }
 
@@ -67,6 +67,13 @@ def test_masks_take_a_byte_a_weight_and_momentum_four(run):
         weights // 8 if found["method"] in ("set", "rigl", "srigl") else 0
     )
     assert 0 <= sizes["optimizer"] - 4 * (weights + 16 + 10) < 64  # And some counts.
+
+
+def test_averages_take_what_they_average(run):
+    _, found = run
+    parameters = 64 * 16 + 16 * 10 + 16 + 10
+    averages = 4 * parameters if found["method"] == "rigl" else 0
+    assert found["bytes"]["averages"] == averages
 
 
 def test_learned_flops_are_those_of_the_masks(analysed):
