@@ -2,17 +2,22 @@
 
 The fourteen operations and their strengths are those of torchvision's class of that
 name, with its 31 magnitudes. A choice among them, vectorised, would compute all for
-every image. But each is one of three kinds, so a round is three passes:
+every image. But each is one of three kinds, so a round is at most three passes:
 
 - an affine map of the coordinates, the nearest pixel taken, black beyond the sides;
 - a blend of the image with a plainer version of it;
 - a table with a new value for each value of a channel.
 
-The kinds that an image does not need leave it as it is, exactly.
+The kinds that an image does not need leave it as it is, exactly. A CPU, which gains
+nothing from images being worked on together, goes from one to the next and takes only
+the pass that each needs.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 BLENDS = ("color", "sharpness")
@@ -56,12 +61,42 @@ def apply(
       sign: f32[B], -1 or 1: the direction of the operations that have one.
       magnitude: From 0 to 30.
     """
+    return jax.lax.platform_dependent(
+        images,
+        chosen,
+        sign,
+        cpu=partial(apply_in_turn, magnitude=magnitude),
+        default=partial(apply_together, magnitude=magnitude),
+    )
+
+
+def apply_together(
+    images: jax.Array, chosen: jax.Array, sign: jax.Array, magnitude: int
+) -> jax.Array:
+    """As `apply`, all passes for all images at once."""
     # One of the passes does something, so their order is free: XLA computes a pass
     # again for each read of it by the next, and this order has the fewest reads.
-    factor = 1 + sign * 0.9 * magnitude / MAX_MAGNITUDE
-    images = _blend(images, chosen, factor)
-    images = _map_values(images, chosen, factor, magnitude)
-    return _move(images, chosen, sign * magnitude / MAX_MAGNITUDE)
+    for each in (_blend, _map_values, _move):
+        images = each(images, chosen, sign, magnitude)
+    return images
+
+
+def apply_in_turn(
+    images: jax.Array, chosen: jax.Array, sign: jax.Array, magnitude: int
+) -> jax.Array:
+    """As `apply`, the one pass that an image needs, image after image."""
+    kinds = {_blend: BLENDS, _map_values: TABLES, _move: AFFINE}
+    passes = [partial(each, magnitude=magnitude) for each in kinds]
+    passes.append(lambda image, *_: image)
+    needed = [[op in names for names in kinds.values()] for op in OPS]
+    # Of the identity, which needs none, the last.
+    which = np.argmax(np.pad(needed, [(0, 0), (0, 1)], constant_values=True), axis=1)
+
+    def one(example):
+        image, op, direction = (leaf[None] for leaf in example)
+        return jax.lax.switch(jnp.asarray(which)[op[0]], passes, image, op, direction)
+
+    return jax.lax.map(one, (images, chosen, sign))[:, 0]
 
 
 def _select(chosen, results, otherwise):
@@ -72,10 +107,15 @@ def _select(chosen, results, otherwise):
     return jnp.select([at == OPS.index(name) for name in results], arrays, otherwise)
 
 
-def _move(images, chosen, level):
+def _factor(sign, magnitude):
+    """f32[B], of a blend."""
+    return 1 + sign * 0.9 * magnitude / MAX_MAGNITUDE
+
+
+def _move(images, chosen, sign, magnitude):
     """Pixel (x, y) becomes the one at (x + dx, y + dy), for centres of pixels."""
     count, height, width, _ = images.shape
-    level = level[:, None, None]
+    level = (sign * magnitude / MAX_MAGNITUDE)[:, None, None]
     y = jnp.arange(height)[:, None] + 0.5
     x = jnp.arange(width) + 0.5
     angle = jnp.deg2rad(30 * level)
@@ -100,15 +140,16 @@ def _move(images, chosen, level):
     return jnp.where(inside[..., None], moved, jnp.uint8(0))
 
 
-def _blend(images, chosen, factor):
-    """Away from a plainer version of the image, or towards it if `factor` < 1."""
+def _blend(images, chosen, sign, magnitude):
+    """Away from a plainer version of the image, or towards it if `sign` < 0."""
     pixels = images.astype(jnp.float32)
     plainer = {"color": _grey(images), "sharpness": _smooth(pixels)}
     plainer = _select(chosen, plainer, pixels)
-    return _bytes(_between(plainer, pixels, factor[:, None, None, None]))
+    factor = _factor(sign, magnitude)[:, None, None, None]
+    return _bytes(_between(plainer, pixels, factor))
 
 
-def _map_values(images, chosen, factor, magnitude):
+def _map_values(images, chosen, sign, magnitude):
     """Replaces values of each channel by what a table of its own has for them."""
     count, _, _, channels = images.shape
     # Where each pixel's value is in an image's table: a single index is fastest.
@@ -116,7 +157,7 @@ def _map_values(images, chosen, factor, magnitude):
     counts = jax.vmap(_count, (0, None))(places, 256 * channels)
     counts = counts.reshape(count, channels, 256)
     value = jnp.arange(256)
-    factor = factor[:, None, None]
+    factor = _factor(sign, magnitude)[:, None, None]
     mean = jnp.floor(jnp.mean(_grey(images), (1, 2, 3)) + 0.5)[:, None, None]
     bits = 8 - round(magnitude / (MAX_MAGNITUDE / 4))
     threshold = 255 - 255 * magnitude / MAX_MAGNITUDE

@@ -9,7 +9,13 @@ import PIL.Image
 import pytest
 from PIL import ImageEnhance, ImageOps
 
-from srigl_jax.data.randaugment import OPS, apply, randaugment
+from srigl_jax.data.randaugment import (
+    OPS,
+    apply,
+    apply_in_turn,
+    apply_together,
+    randaugment,
+)
 
 HEIGHT, WIDTH = 24, 30
 LEVEL = 9 / 30
@@ -124,6 +130,17 @@ def test_an_image_of_one_colour_is_well_defined(name):
 def test_magnitude_0_changes_nothing_but_where_there_is_no_strength(name):
     changed = (applied(name, magnitude=0) != pictures()).any()
     assert changed == (name in ("autocontrast", "equalize"))
+
+
+def test_images_in_turn_are_those_of_all_together():
+    images = np.tile(pictures(1), (len(OPS), 1, 1, 1))
+    chosen = np.arange(len(OPS))
+    signs = np.where(chosen % 2, 1, -1).astype(np.float32)
+    in_turn, together = (
+        jax.jit(function, static_argnums=3)(images, chosen, signs, 9)
+        for function in (apply_in_turn, apply_together)
+    )
+    np.testing.assert_array_equal(in_turn, together)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
