@@ -9,10 +9,12 @@ With one process everything here does nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +36,17 @@ _LOST = re.compile(
     r"connection (closed|reset|refused)|UNAVAILABLE|DEADLINE_EXCEEDED",
     re.IGNORECASE,
 )
+
+
+_RESUME = (
+    "The same command, on any number of processes and devices, resumes from the last "
+    "checkpoint"
+)
+_WATCH = """
+import sys
+if not sys.stdin.buffer.read():
+    print(sys.argv[1], file=sys.stderr)
+"""
 
 
 class LostProcessError(RuntimeError):
@@ -74,6 +87,36 @@ def initialize(
         ) from error
     # JAX has caught SIGTERM for a service of its own; see `SharedStop` for ours.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    LastWords.prepare()
+
+
+class LastWords:
+    """What is said of a process that can no longer speak, by another that outlives it.
+
+    Where a collective does not notice that a process is lost, during a save or with the
+    coordinator, JAX ends the others from a thread of its own, in many words and with no
+    way to be asked first.
+    """
+
+    _watcher: subprocess.Popen | None = None
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Starts the other process, which waits for the end of this one."""
+        text = "error: this process was killed, or ended by JAX once another was gone. "
+        cls._watcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCH, text + _RESUME],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # So that Ctrl-C does not reach it.
+        )
+        atexit.register(cls.spare)
+
+    @classmethod
+    def spare(cls) -> None:
+        """Has nothing said: this process ends by itself, and has said why."""
+        if cls._watcher is not None:
+            cls._watcher.communicate(b"left")
+            cls._watcher = None
 
 
 @contextlib.contextmanager
@@ -139,9 +182,7 @@ def naming_the_lost() -> Iterator[None]:
         if jax.process_count() == 1 or reason is None:
             raise
         raise LostProcessError(
-            f"another process of this run is gone ({_first_line(reason)}). The same "
-            "command, on any number of processes and devices, resumes from the last "
-            "checkpoint"
+            f"another process of this run is gone ({_first_line(reason)}). {_RESUME}"
         ) from error
 
 
@@ -152,6 +193,7 @@ def leave(status: int | str) -> NoReturn:
     if isinstance(status, str):
         print(status, file=sys.stderr)
         status = 1
+    LastWords.spare()
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:

@@ -140,10 +140,10 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes_on_other_devices(
     processes[victim].kill()
     code, _, errors = ends(processes)[1 - victim]
     assert code not in (0, -signal.SIGKILL), errors
+    assert "resumes from the last checkpoint" in errors
     if victim:  # Without the first process JAX may end the others before they speak.
         assert code == 1
         assert "error: another process of this run is gone" in errors
-        assert "resumes from the last checkpoint" in errors
         assert "Traceback" not in errors
     config.mesh.data, config.mesh.neurons = 4, 2
     train(config, tmp_path / "run")
@@ -198,6 +198,29 @@ def test_processes_that_no_cluster_knows_of_are_asked_for():
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ValueError, match="--coordinator is 'node': give HOST:PORT"):
         distributed.initialize("node", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        ("os.abort()", -signal.SIGABRT, True),
+        ("sys.exit(3)", 3, False),
+        ("distributed.LastWords.spare(); os._exit(4)", 4, False),
+    ],
+)
+def test_a_process_that_is_ended_has_last_words_and_one_that_ends_has_none(
+    end, status, words
+):
+    script = "import os, signal, sys; from srigl_jax import distributed;"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script} distributed.LastWords.prepare(); {end}"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == status
+    assert done.stderr.count("\n") == words
+    assert ("resumes from the last checkpoint" in done.stderr) == words
 
 
 def test_one_process_agrees_with_itself_at_once():
