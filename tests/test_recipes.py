@@ -6,6 +6,7 @@ import re
 import pytest
 
 from srigl_jax.config import load_config
+from srigl_jax.data import training_steps
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -190,3 +191,13 @@ def test_method_and_sparsity_of_a_recipe_can_be_overridden(name):
 def test_an_unknown_variant_is_refused_with_those_there_are(name):
     with pytest.raises(ValueError, match="unknown .* 'x3': choose one of .*, "):
         load_config(f"{CONFIGS / name}:x3")
+
+
+@pytest.mark.parametrize(
+    ("model", "held_out"), [("resnet18", 2000), ("wide_resnet", 0)]
+)
+def test_the_short_recipes_train_for_300_steps_of_padded_images(model, held_out):
+    config = load_config(f"{CONFIGS / 'fashion_mnist_short.py'}:{model}")
+    assert config.dataset.validation == held_out
+    assert training_steps(60_000 - held_out, config.batch_size, config.epochs) == 300
+    assert config.dataset.image_shape == (32, 32, 3)
