@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from condensed_problems import MAIN, MASKS, SPARSITIES
-from condensed_report import Row, best_of_ours, find
+from condensed_report import Row, find, ours_in
 
 BARS = {
     "PyTorch CSR": ("PyTorch CSR", MASKS[0]),
@@ -33,7 +33,7 @@ def speeds(rows: list[Row], name: str, mask: str, batch: int) -> list[float | No
     found = []
     for sparsity in SPARSITIES:
         row = find(rows, MAIN.name, mask, sparsity, batch) or {}
-        chosen = best_of_ours(row) if row and name == "ours" else name
+        chosen = ours_in(row) if row and name == "ours" else name
         found.append(row.get("speed_over_best_dense", {}).get(chosen))
     return found
 
