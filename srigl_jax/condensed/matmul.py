@@ -29,7 +29,7 @@ def condensed_matmul(
     """Multiplies by a layer in condensed form and adds its bias.
 
     It never falls back to the dense product, even where that is the faster one;
-    `condense_model` chooses. Single examples are fastest arranged in windows, by
+    `condense_model` chooses. Few examples are fastest arranged in windows, by
     `condense_model` or `windows.arrange`.
 
     Args:
