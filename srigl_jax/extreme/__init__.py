@@ -8,18 +8,26 @@ from srigl_jax.extreme.labels import (
     sample_negatives,
 )
 from srigl_jax.extreme.metrics import Scores, inverse_propensities, score
+from srigl_jax.extreme.owners import Owners, by_label
 from srigl_jax.extreme.prediction import top_labels
-from srigl_jax.extreme.topology import grow_by_gradient, grow_randomly
+from srigl_jax.extreme.topology import (
+    grow_by_gradient,
+    grow_by_positives,
+    grow_randomly,
+)
 from srigl_jax.extreme.training import init_state, loss_and_gradients, train_step
 
 __all__ = [
     "Block",
     "Classifier",
+    "Owners",
     "Scores",
+    "by_label",
     "cluster",
     "cluster_positives",
     "densify",
     "grow_by_gradient",
+    "grow_by_positives",
     "grow_randomly",
     "init",
     "init_state",

@@ -94,7 +94,12 @@ def scattered(block: Block, first: jax.Array, chosen: Chosen) -> Rows:
     return Rows(read, write, columns, jnp.where(inside, chosen.weights, 0), indices, 1)
 
 
-def choose(positives: jax.Array, negatives: jax.Array, labels: int) -> Chosen:
+def choose(
+    positives: jax.Array,
+    negatives: jax.Array,
+    labels: int,
+    weight: float | None = None,
+) -> Chosen:
     """The positives of a batch and sampled negatives, each label once.
 
     A negative has the weight of the labels that it was drawn from; a label that is only
@@ -104,12 +109,14 @@ def choose(positives: jax.Array, negatives: jax.Array, labels: int) -> Chosen:
       positives: i32[batch, most], padded with -1.
       negatives: i32[count], from `labels.sample_negatives`.
       labels: how many there are.
+      weight: of a negative instead.
     """
     everything = jnp.concatenate([positives.ravel(), negatives])
     ids = jnp.unique(everything, size=everything.size, fill_value=labels)
     _, lengths = strata(labels, negatives.size)
     places = jnp.searchsorted(ids, negatives)
-    weights = jnp.zeros(ids.size).at[places].set(lengths.astype(jnp.float32))
+    lengths = lengths.astype(jnp.float32) if weight is None else jnp.float32(weight)
+    weights = jnp.zeros(ids.size).at[places].set(lengths)
     return Chosen(ids.astype(jnp.int32), weights)
 
 

@@ -20,15 +20,16 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from srigl_jax.extreme import draw, forms, losses, rows, sharding
-from srigl_jax.extreme.classifier import Block, Classifier
+from srigl_jax.extreme import draw, forms, losses, owners, rows, sharding
+from srigl_jax.extreme.classifier import Block, Classifier, expand
 from srigl_jax.extreme.training import Batch, State, check_features, logit_gradient
 
 Candidates = Callable[[Block, jax.Array, jax.Array, rows.Rows, Any, jax.Array], Any]
 """`(block, first, i, rows of chunk i, their weights, kept) -> positions, usable`.
 
 `kept`: bool[groups, k]. `positions`: int[groups, k], distinct and not kept, best first;
-`usable`: bool[groups, k], which of them are worth growing.
+`usable`: bool[groups, k], which of them are worth growing. If some are not, none of
+those that are may be the group's already.
 """
 
 
@@ -81,8 +82,9 @@ def grow_by_gradient(
 ) -> tuple[Classifier, State]:
     """Replaces a share of each label's weights by ones of the largest gradient.
 
-    On one batch the gradient of a rare label is noise: give the features of many. A
-    label with fewer positions of nonzero gradient than it would grow stays as it is.
+    On one batch the gradient of a rare label is noise: give the features of many. Only
+    positions that the label does not have can grow; if fewer of them have a gradient
+    than it would grow, it replaces as many.
 
     Args:
       classifier: its dense block, if any, stays as it is.
@@ -114,20 +116,89 @@ def grow_by_gradient(
     loss = losses.find(loss)
 
     def candidates(batches, block, first, i, part, weights, kept):
-        del first, i
+        del first, i, kept
         form = forms.choose(implementation, block, classifier.width)
         gradient = partial(_dense_gradient, loss, form, part, weights, score)
         total = _summed(gradient, batches, (block.chunk, classifier.width))
-        total = jnp.abs(total).reshape(-1, block.group, classifier.width).sum(1)
-        groups = jnp.arange(total.shape[0])[:, None]
-        # A kept position is last whatever its gradient; -1 is below every magnitude.
-        places = jnp.where(kept, part.indices.astype(jnp.int32), classifier.width)
-        total = total.at[groups, places].set(-1, mode="drop")
-        scores, positions = jax.lax.top_k(total, kept.shape[1])
-        return positions, scores > 0
+        return _largest(total, block, part)
 
     batches = x.astype(jnp.float32), positives
     return _regrow(classifier, state, fraction, candidates, batches, optimizer, mesh)
+
+
+def grow_by_positives(
+    classifier: Classifier,
+    state: State,
+    encode: owners.Encode,
+    inputs: Any,
+    owned: owners.Owners,
+    fraction: jax.typing.ArrayLike,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: str | losses.Loss = "bce",
+    mesh: Mesh | None = None,
+) -> tuple[Classifier, State]:
+    """Replaces a share of each label's weights by ones of the largest gradient.
+
+    The gradient is that of the loss of all examples that the label is positive for;
+    of the negative ones, whose gradients are small and many, it knows nothing. So it is
+    exact where `grow_by_gradient` on some batches sees mostly noise, the rare labels,
+    and costs one pass over the positives.
+
+    Args:
+      classifier: its dense block, if any, stays as it is.
+      state: from `training.init_state`.
+      encode: gives the features of examples.
+      inputs: of `encode`.
+      owned: from `owners.by_label`.
+      fraction: f32[], the share; floor(fraction * k) weights are replaced.
+      optimizer: that of the state.
+      loss: as in training.
+      mesh: over which the labels are sharded.
+
+    Returns:
+      The classifier and the state.
+
+    Raises:
+      ValueError: an unknown loss.
+    """
+    slope = jax.vmap(jax.grad(losses.find(loss)), (0, None))
+    width = classifier.width
+
+    def candidates(data, block, first, i, part, weights, kept):
+        del kept
+        inputs, owned = data
+        indices = expand(part.indices, block.group)
+
+        def contribution(examples, row):
+            x = encode(inputs, examples).astype(jnp.float32)
+            # Out of range, where its gradient does not count, it is the last row.
+            slots = jnp.take_along_axis(x, jnp.take(indices, row, 0, mode="clip"), 1)
+            values = jnp.take(weights["values"], row, 0, mode="clip")
+            bias = jnp.take(weights["bias"], row, mode="clip")
+            logits = jnp.sum(slots * values, axis=1) + bias
+            return slope(logits, jnp.float32(1))[:, None] * x
+
+        total = owners.sums(owned, block, first, i, width, contribution)
+        return _largest(total, block, part)
+
+    data = inputs, owned
+    return _regrow(classifier, state, fraction, candidates, data, optimizer, mesh)
+
+
+def _largest(gradient, block: Block, part: rows.Rows):
+    """Positions of the largest summed magnitudes of a group's gradients, none of its.
+
+    Returns:
+      int[groups, k], and whether the gradient there is other than 0: bool[groups, k].
+    """
+    width = gradient.shape[1]
+    total = jnp.abs(gradient).reshape(-1, block.group, width).sum(1)
+    groups = jnp.arange(total.shape[0])[:, None]
+    # Its own are last whatever their gradient; -1 is below every magnitude.
+    total = total.at[groups, part.indices.astype(jnp.int32)].set(-1)
+    scores, positions = jax.lax.top_k(total, part.indices.shape[1])
+    return positions, scores > 0
 
 
 def _dense_gradient(loss, form, part, weights, score, x, positives):
@@ -185,9 +256,10 @@ def _regrow_block(candidates, optimizer, fraction, first, block: Block, state):
         now = dataclasses.replace(block, values=values, indices=indices)
         part = rows.consecutive(now, first, i)
         weights = jax.tree.map(part.read, now.weights)
-        kept = _kept(weights["values"], block.group, count.astype(jnp.int32))
+        order = _order(weights["values"], block.group)
+        kept = order >= count.astype(jnp.int32)
         positions, usable = candidates(now, first, i, part, weights, kept)
-        grown, replaced = _fill(part.indices, kept, positions, usable)
+        grown, replaced = _fill(part.indices, order, kept, positions, usable)
         clear = jnp.repeat(replaced, block.group, axis=0)
 
         def cleared(whole):
@@ -206,22 +278,17 @@ def _regrow_block(candidates, optimizer, fraction, first, block: Block, state):
     return dataclasses.replace(block, values=values, indices=indices), state
 
 
-def _kept(values, group, count):
-    """All slots but those of the `count` smallest weights: bool[groups, k]."""
+def _order(values, group):
+    """The place of each slot by the size of its weights, smallest first."""
     size = jnp.abs(values).reshape(-1, group, values.shape[1]).sum(1)
-    order = jnp.argsort(size, axis=1)  # Stable: ties fall to the first slot.
-    return jnp.argsort(order, axis=1) >= count
+    return jnp.argsort(jnp.argsort(size, axis=1), axis=1)  # Ties: the first slot.
 
 
-def _fill(indices, kept, positions, usable):
+def _fill(indices, order, kept, positions, usable):
     """Puts the candidates, best first, into the slots that are not kept.
 
-    A row that lacks usable candidates stays as it is: a slot left alone among others
-    that are refilled might see its own position given away.
+    The best goes where the smallest weight was; a slot without a candidate stays.
     """
-    rank = jnp.cumsum(~kept, axis=1) - 1
-    slots = jnp.maximum(rank, 0)
-    enough = jnp.all(kept | jnp.take_along_axis(usable, slots, 1), 1, keepdims=True)
-    replaced = ~kept & enough
-    chosen = jnp.take_along_axis(positions, slots, 1).astype(indices.dtype)
+    replaced = ~kept & jnp.take_along_axis(usable, order, axis=1)
+    chosen = jnp.take_along_axis(positions, order, axis=1).astype(indices.dtype)
     return jnp.where(replaced, chosen, indices), replaced

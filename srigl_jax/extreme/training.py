@@ -74,6 +74,7 @@ def train_step(
     *,
     optimizer: optax.GradientTransformation,
     loss: str | losses.Loss = "bce",
+    negative_weight: float | None = None,
     implementation: str = "auto",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array, Classifier, State]:
@@ -90,6 +91,9 @@ def train_step(
       weight: f32[], of this loss in a sum of several.
       optimizer: that of `init_state`.
       loss: "bce", "squared_hinge" or a function: see `losses`.
+      negative_weight: of the loss of each sampled negative; None for the number of
+        labels that it was drawn from, with which the expected loss is that of all
+        labels. Less lets steps be longer, and moves all logits up alike.
       implementation: "auto", "chunk", "slots" or "grouped": see `forms`.
       mesh: of one axis, over which `place` has sharded the labels.
 
@@ -104,7 +108,7 @@ def train_step(
     how = Step(optimizer, losses.find(loss), implementation)
     chosen = None
     if negatives is not None:
-        chosen = rows.choose(positives, negatives, classifier.labels)
+        chosen = rows.choose(positives, negatives, classifier.labels, negative_weight)
     scale = jnp.asarray(weight, jnp.float32) / x.shape[0]
     batch = Batch(x.astype(jnp.float32), positives, scale, chosen)
     if mesh is None:

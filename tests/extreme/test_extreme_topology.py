@@ -11,7 +11,9 @@ import problems
 import pytest
 
 from srigl_jax.extreme import (
+    by_label,
     grow_by_gradient,
+    grow_by_positives,
     grow_randomly,
     init,
     init_state,
@@ -46,10 +48,22 @@ def by_gradient(made, state, fraction=FRACTION, **options):
     )
 
 
+def by_positives(made, state, fraction=FRACTION, **options):
+    """Of as many examples as `batches` has, one after another."""
+    x, positives = batches()
+    x, positives = (a.reshape(-1, a.shape[2]) for a in (x, positives))
+    owned = by_label(np.asarray(positives))
+    encode = lambda x, examples: x[examples]  # noqa: E731
+    return grow_by_positives(
+        made, state, encode, x, owned, fraction, optimizer=OPTIMIZER, **options
+    )
+
+
 RULES = {
     "random": randomly,
     "gradient": by_gradient,
     "positives": lambda *args: by_gradient(*args, score="positives"),
+    "all positives": by_positives,
 }
 
 
@@ -128,12 +142,47 @@ def test_what_grows_has_the_largest_gradient_of_all_batches(score):
     kept = kept_slots(old, 2)
     for label in range(37):
         allowed = gradient[label].copy()
-        allowed[np.asarray(old.indices[label])[kept[label]]] = -1
+        allowed[np.asarray(old.indices[label])] = -1
         grown = np.asarray(new.indices[label])[~kept[label]]
         if allowed.max() > 0:
             assert sorted(grown) == sorted(np.argsort(-allowed)[:2])
         else:
             np.testing.assert_array_equal(grown, old.indices[label][~kept[label]])
+
+
+@pytest.mark.parametrize("options", [{}, {"group": 4, "dense_labels": 9}])
+def test_all_examples_of_a_label_are_as_a_batch_of_them(options, monkeypatch):
+    # Pieces so small that the examples of a chunk, and of a label, need several.
+    monkeypatch.setattr("srigl_jax.extreme.owners.PIECE", 2)
+    before, state = trained(**options)
+    expected = by_gradient(before, state, score="positives")
+    problems.assert_close(by_positives(before, state), expected)
+
+
+def test_a_label_named_twice_counts_once():
+    owned = by_label(np.array([[2, 0, 2], [2, -1, -1]]))
+    assert owned.labels.tolist() == [0, 2, 2]
+    assert owned.examples.tolist() == [0, 0, 1]
+
+
+def test_a_label_grows_no_more_than_has_a_gradient():
+    made = init(jax.random.key(0), 1, 8, 4, chunk=1, scale=0.0)
+    x = jnp.zeros((1, 1, 8)).at[0, 0, 5].set(1.0)
+    indices = jnp.uint16([[0, 1, 2, 3]])
+    block = dataclasses.replace(
+        made.blocks[0], indices=indices, values=jnp.array([[1.0, 0.1, 2, 3]])
+    )
+    made = dataclasses.replace(made, blocks=(block,))
+    after, _ = grow_by_gradient(
+        made,
+        init_state(OPTIMIZER, made),
+        x,
+        jnp.zeros((1, 1, 1), jnp.int32),
+        0.5,
+        optimizer=OPTIMIZER,
+    )
+    assert after.blocks[0].indices.tolist() == [[0, 5, 2, 3]]
+    assert after.blocks[0].values.tolist() == [[1, 0, 2, 3]]
 
 
 def test_a_label_without_gradient_keeps_its_weights():
