@@ -13,6 +13,15 @@ from types import FrameType
 from typing import Any
 
 
+class Stopped(Exception):
+    """A signal stopped the run, which is saved."""
+
+    def __init__(self, number: signal.Signals, message: str):
+        """Takes the signal and what to tell the user."""
+        super().__init__(message)
+        self.signal = number
+
+
 class GracefulStop:
     """Context manager that notes SIGTERM and SIGINT instead of dying of them.
 

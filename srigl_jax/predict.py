@@ -1,8 +1,11 @@
-"""Classifies images with a network that `srigl_jax.export` wrote.
+"""Classifies images with a network that `srigl_jax.export` wrote, or labels texts.
 
     python -m srigl_jax.predict --model runs/digits/condensed --input photos/
+    python -m srigl_jax.predict --model runs/wordnet --text "a small dog" [--top 5]
 
-Prints the likeliest classes of each image, and how fast the network was.
+Prints the likeliest classes of each image, and how fast the network was. The workdir of
+a finished run with many labels is a model as it is, for `--text`, which can be given
+several times, or for `--input`, a file with a text on each line.
 """
 
 import argparse
@@ -23,6 +26,10 @@ from srigl_jax.image_input import ImageInput, open_images
 from srigl_jax.predictor import Predictor, load_predictor
 
 Emit = Callable[[str, list[tuple[str, float]]], None]
+
+# What a run with many labels leaves, `srigl_jax.extreme.tagger.DESCRIPTION`.
+_TAGGER = "tagger.json"
+_TEXTS = 64  # At a time, so that the first labels come soon.
 
 
 def predict(
@@ -84,6 +91,54 @@ def predict(
     if output:
         print(f"wrote {output}")
     return skipped
+
+
+def predict_texts(
+    model: Path, texts: Sequence[str], *, top: int = 3, output: Path | None = None
+) -> None:
+    """Labels texts, and prints or writes their labels by name.
+
+    Args:
+      model: the workdir of a finished run with many labels.
+      texts: at least one.
+      top: how many labels to name for each.
+      output: a CSV file to write instead of printing.
+
+    Raises:
+      ValueError: the model or the output cannot be used, or there is no text.
+    """
+    # Imported here, because scikit-learn takes a second and images need none of it.
+    from srigl_jax.extreme import tagger
+
+    if not texts:
+        raise ValueError("there is no text to label: give one to a line, or --text")
+    known = tagger.load(model)
+    _say(f"{len(known.label_names):,} labels, {len(texts):,} texts")
+    top = min(top, len(known.label_names))
+    with _output(output, top, "text", "label") as emit:
+        for start in range(0, len(texts), _TEXTS):
+            some = texts[start : start + _TEXTS]
+            for text, labels in zip(some, known.tag(some, top), strict=True):
+                emit(text, labels)
+    if output:
+        print(f"wrote {output}")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a file that are not blank.
+
+    Raises:
+      ValueError: it is none, or not in UTF-8: names the line.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file with a text on each line")
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            lines.append(line.decode().strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: is not UTF-8") from error
+    return [line for line in lines if line]
 
 
 def likeliest(
@@ -154,7 +209,9 @@ def _mention_units(predictor, images) -> None:
 
 
 @contextlib.contextmanager
-def _output(path: Path | None, top: int) -> Iterator[Emit]:
+def _output(
+    path: Path | None, top: int, what: str = "image", of: str = "class"
+) -> Iterator[Emit]:
     """Gives what takes each image's classes: a printer, or a writer of a CSV file."""
     if path is None:
         yield _print
@@ -171,8 +228,8 @@ def _output(path: Path | None, top: int) -> Iterator[Emit]:
         with file:
             writer = csv.writer(file)
             ranks = range(1, top + 1)
-            columns = [(f"class_{rank}", f"probability_{rank}") for rank in ranks]
-            write(["image", *(name for pair in columns for name in pair)])
+            columns = [(f"{of}_{rank}", f"probability_{rank}") for rank in ranks]
+            write([what, *(name for pair in columns for name in pair)])
             yield lambda name, classes: write(
                 [name, *(x for c, p in classes for x in (c, f"{p:.6f}"))]
             )
@@ -211,9 +268,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", type=Path, required=True, help="directory or .stablehlo file"
     )
-    parser.add_argument(
-        "--input", type=Path, required=True, help="folder of pictures, or .npy"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--input", type=Path, help="folder of pictures, .npy, or file of texts"
     )
+    what.add_argument("--text", action="append", help="to label")
     parser.add_argument("--batch_size", type=at_least_one, metavar="N")
     parser.add_argument("--top", type=at_least_one, default=3, metavar="K")
     parser.add_argument("--output", type=Path, metavar="CSV")
@@ -233,15 +292,20 @@ def at_least_one(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `predict` with the command line; its errors become one clear line."""
     flags = _parse(arguments)
+    skipped = []
     try:
-        skipped = predict(
-            flags.model,
-            flags.input,
-            batch_size=flags.batch_size,
-            top=flags.top,
-            output=flags.output,
-            resize=flags.resize,
-        )
+        if flags.text or (flags.model / _TAGGER).is_file():
+            texts = flags.text or read_texts(flags.input)
+            predict_texts(flags.model, texts, top=flags.top, output=flags.output)
+        else:
+            skipped = predict(
+                flags.model,
+                flags.input,
+                batch_size=flags.batch_size,
+                top=flags.top,
+                output=flags.output,
+                resize=flags.resize,
+            )
     except BrokenPipeError:  # Whoever read the lines has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

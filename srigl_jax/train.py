@@ -33,7 +33,7 @@ from srigl_jax.analysis.report import write_report
 from srigl_jax.analysis.table import render_table
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.data.augment import make_augment
-from srigl_jax.interrupt import GracefulStop
+from srigl_jax.interrupt import GracefulStop, Stopped
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
@@ -59,20 +59,12 @@ from srigl_jax.workdir import check_config, record_start, write_atomically
 _EVAL_BATCH = 512
 
 
-class Stopped(Exception):
-    """A signal stopped the run, which is saved."""
-
-    def __init__(self, number: signal.Signals, message: str):
-        """Takes the signal and what to tell the user."""
-        super().__init__(message)
-        self.signal = number
-
-
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Runs the training that `config` describes, from wherever `workdir` has it.
 
     Args:
-      config: fields as in `srigl_jax.config.get_config`.
+      config: fields as in `srigl_jax.config.get_config`, or, for a run with many
+        labels, in `srigl_jax.extreme.config.get_config`.
       workdir: gets checkpoints, metrics.jsonl, config.json, environment.json,
         result.json, report.html and, of a sparse network, masks.safetensors.
 
@@ -85,6 +77,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
       LostProcessError: another process of the run is gone.
     """
+    if config.get("task") == "labels":
+        # Imported here, because scikit-learn takes a second and images need none of it.
+        from srigl_jax.extreme import run
+
+        distributed.check_alone("task=labels")
+        return run.train(config, workdir, _environment(config))
     with distributed.one_voice(workdir) as files, distributed.naming_the_lost():
         return _train(config, workdir, files)
 
@@ -464,11 +462,9 @@ def main(argv: list[str]) -> None:
     del argv  # No more than the name of the program.
     logging.set_verbosity(logging.WARNING)
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-    name = f"{config.dataset.name}-{config.model.name}-{config.method}"
-    name += f"-{config.sparsity:g}-seed{config.seed}"
     try:
         _join_others(flags.FLAGS)
-        train(config, Path(workdir or f"runs/{name}"))
+        train(config, Path(workdir or f"runs/{_name(config)}"))
     except Stopped as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
@@ -482,6 +478,15 @@ def main(argv: list[str]) -> None:
         distributed.LostProcessError,
     ) as error:
         distributed.leave(f"error: {error}")
+
+
+def _name(config: ConfigDict) -> str:
+    """What a run is called whose workdir has no name."""
+    if config.get("task") == "labels":
+        how = f"{config.settings.method}-k{config.settings.k}"
+        return f"{config.dataset.name}-{how}-seed{config.seed}"
+    name = f"{config.dataset.name}-{config.model.name}-{config.method}"
+    return f"{name}-{config.sparsity:g}-seed{config.seed}"
 
 
 def _join_others(options: flags.FlagValues) -> None:

@@ -24,6 +24,7 @@ def learning_curve(
     topology_end: int | None = None,
     *,
     split: str = "test",
+    measure: str = "accuracy",
 ) -> Picture | None:
     """Loss and accuracy over the steps; None if none was recorded.
 
@@ -31,21 +32,22 @@ def learning_curve(
         metrics: records as `read_metrics` gives them; kinds "train" and "eval" count.
         topology_end: the step after which the topology stays as it is; marked.
         split: what "eval" records were measured on: "test", "validation".
+        measure: what records have for accuracy, a share of 1.
     """
     curves = {
         (name, kind): series(metrics, kind, name)
-        for name in ("loss", "accuracy")
+        for name in ("loss", measure)
         for kind in ("train", "eval")
     }
     if not any(steps.size for steps, _ in curves.values()):
         return None
-    title = _learning_title(curves)
+    title = _learning_title(curves, measure)
     with drawing(960, 290) as figure:
-        for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            axes.set_title(name.capitalize())
+        for axes, name in zip(figure.subplots(1, 2), ("loss", measure), strict=True):
+            axes.set_title(name[0].upper() + name[1:])
             _plot(axes, *curves[name, "train"], color=LIGHT["muted"], label="train")
             _plot(axes, *curves[name, "eval"], color=LIGHT["blue"], label=split)
-            _scale(axes, name)
+            _scale(axes, is_share=name == measure)
             _step_axis(axes)
             _mark_topology_end(axes, topology_end)
         svg = to_svg(figure, title)
@@ -117,20 +119,20 @@ def explored_weights(
     )
 
 
-def _learning_title(curves: dict) -> str:
-    steps, accuracy = curves["accuracy", "eval"]
+def _learning_title(curves: dict, measure: str) -> str:
+    steps, accuracy = curves[measure, "eval"]
     if accuracy.size:
         best = int(accuracy.argmax())
         if accuracy[best] == accuracy[-1]:
-            return f"Held-out accuracy ends at its best, {accuracy[-1]:.1%}"
+            return f"Held-out {measure} ends at its best, {accuracy[-1]:.1%}"
         return (
-            f"Held-out accuracy ends at {accuracy[-1]:.1%}; its best was "
+            f"Held-out {measure} ends at {accuracy[-1]:.1%}; its best was "
             f"{accuracy[best]:.1%}, at step {steps[best]:,}"
         )
     _, loss = curves["loss", "train"]
     if loss.size:
         return f"Training loss went from {loss[0]:.3g} to {loss[-1]:.3g}"
-    return "Loss and accuracy over the steps"
+    return f"Loss and {measure} over the steps"
 
 
 def _neurons_title(metrics: list[dict[str, Any]]) -> str:
@@ -204,9 +206,9 @@ def _plot(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -> None:
     axes.plot(steps, values, marker=marker, markersize=3, **style)
 
 
-def _scale(axes: Axes, name: str) -> None:
+def _scale(axes: Axes, *, is_share: bool) -> None:
     values = np.concatenate([line.get_ydata() for line in axes.lines])
-    if name == "accuracy":
+    if is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend(frameon=False, loc="lower right")
     elif values.size and 0 < 10 * values.min() < values.max():

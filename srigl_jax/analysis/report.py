@@ -39,6 +39,7 @@ def write_report(
     masks: Mapping[str, np.ndarray],
     outcome: Mapping[str, Any],
     image_shape: tuple[int, int, int] | None = None,
+    measure: str = "accuracy",
 ) -> None:
     """Writes the report of a run to `path`.
 
@@ -58,10 +59,11 @@ def write_report(
             package to version.
         image_shape: (height, width, channels) if the first layer reads a flattened
             image; its weights are then drawn on that.
+        measure: what `outcome` and "eval" records have for accuracy: "P@1", say.
     """
     sections = [
-        headline(_headline(rows, outcome)),
-        *_history(metrics, outcome),
+        headline(_headline(rows, outcome, measure)),
+        *_history(metrics, outcome, measure),
         section(
             "Layers",
             "k is the number of weights of each active neuron; a range where it varies "
@@ -77,13 +79,13 @@ def write_report(
 
 
 def _headline(
-    rows: list[dict[str, Any]], outcome: Mapping[str, Any]
+    rows: list[dict[str, Any]], outcome: Mapping[str, Any], measure: str
 ) -> Iterator[tuple[str, str, str]]:
     every = totals(rows)
     sparse = totals([row for row in rows if row["sparse"]])
-    if "accuracy" in outcome:
+    if measure in outcome:
         split = outcome.get("split", "test").capitalize()
-        yield f"{split} accuracy", f"{outcome['accuracy']:.2%}", "at the last step"
+        yield f"{split} {measure}", f"{outcome[measure]:.2%}", "at the last step"
     if sparse["size"]:
         got, asked = (1 - sparse[key] / sparse["size"] for key in ("weights", "asked"))
         yield "Sparsity", f"{got:.2%}", f"{asked:.2%} asked"
@@ -108,11 +110,13 @@ def _subtitle(rows: list[dict[str, Any]], outcome: Mapping[str, Any]) -> str:
 
 
 def _history(
-    metrics: list[dict[str, Any]], outcome: Mapping[str, Any]
+    metrics: list[dict[str, Any]], outcome: Mapping[str, Any], measure: str
 ) -> Iterator[str]:
     end = outcome.get("topology_end")
     for picture in (
-        learning_curve(metrics, end, split=outcome.get("split", "test")),
+        learning_curve(
+            metrics, end, split=outcome.get("split", "test"), measure=measure
+        ),
         active_neurons(metrics, end),
         explored_weights(metrics, end),
     ):

@@ -44,3 +44,36 @@ def bags(matrix: scipy.sparse.csr_matrix, most: int) -> Bags:
 def embed(table: jax.Array, bags: Bags) -> jax.Array:
     """The weighted sums of rows of a table f[features, width]: f[rows, width]."""
     return jnp.einsum("bm,bmd->bd", bags.weights, table[bags.columns])
+
+
+class Packed(NamedTuple):
+    """Bags of one batch as a dense matrix over the features that occur; a pytree.
+
+    So that a step reads, and an optimizer writes, no other rows of the embedding, and
+    reads and writes them by matrix products: sums by row number are slow on a CPU.
+
+    Attributes:
+      features: i32[size], ascending; at the end ones that do not exist.
+      weights: f32[rows, size].
+    """
+
+    features: np.ndarray
+    weights: np.ndarray
+
+
+def pack(batch: Bags, features: int, multiple: int = 512) -> Packed:
+    """Packs a batch; its size is rounded up, so that few programs are compiled.
+
+    Args:
+      batch: bags of features below `features`.
+      features: how many there are.
+      multiple: of the size.
+    """
+    occurring, places = np.unique(batch.columns, return_inverse=True)
+    size = -(-len(occurring) // multiple) * multiple
+    weights = np.zeros((len(batch.columns), size), np.float32)
+    rows = np.arange(len(weights))[:, None]
+    np.add.at(weights, (rows, places.reshape(batch.columns.shape)), batch.weights)
+    ids = np.full(size, features, np.int32)
+    ids[: len(occurring)] = occurring
+    return Packed(ids, weights)

@@ -1,0 +1,121 @@
+"""The fields of a run with many labels, their defaults, and what is accepted.
+
+`task` tells the trainer that the run is of this kind. A file in configs/ starts from
+`get_config` and changes fields; the command line overrides both.
+"""
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict, config_dict
+
+from srigl_jax.extreme.data import corpus
+from srigl_jax.extreme.losses import LOSSES
+from srigl_jax.extreme.network import METHODS, OPTIMIZERS, Settings
+
+TASK = "labels"
+
+# May differ when a run is resumed: what is seen of it, and where its files are.
+VIEW_FIELDS = (
+    "log_every",
+    "eval_every",
+    "eval_examples",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "dataset.source_dir",
+)
+
+
+def get_config() -> ConfigDict:
+    """WordNet's 113,595 labels, 32 weights each.
+
+    The fields of `settings` are those of `srigl_jax.extreme.network.Settings`.
+    """
+    config = ConfigDict()
+    config.task = TASK
+    config.seed = 0
+    config.epochs = 5
+    config.settings = ConfigDict(dataclasses.asdict(Settings()))
+    config.dataset = ConfigDict()
+    config.dataset.name = "wordnet"
+    config.dataset.source_dir = config_dict.placeholder(str)
+    # To choose settings by: this many training examples are evaluated on instead of
+    # the test examples, and not trained on.
+    config.dataset.validation = 0
+    config.dataset.examples = 0  # Kept of each split; 0 for all.
+    config.log_every = 50  # In steps, as are eval_every and checkpoint_every.
+    config.eval_every = 500
+    # Of the held-out examples, until the end, where all count; 0 for all.
+    config.eval_examples = 2000
+    config.checkpoint_every = 500
+    config.keep_checkpoints = 2
+    config.tensorboard = False
+    return config
+
+
+def validate(config: ConfigDict) -> Settings:
+    """Checks all that can be checked before the data are there.
+
+    Returns:
+      The settings of the network.
+
+    Raises:
+      ValueError: names the field, its value, and what is accepted.
+    """
+    _check_fields(config, get_config())
+    settings = config.settings
+    _choice("dataset.name", config.dataset.name, corpus.NAMES)
+    _choice("settings.method", settings.method, METHODS)
+    _choice("settings.loss", settings.loss, LOSSES)
+    _choice("settings.optimizer", settings.optimizer, OPTIMIZERS)
+    names = ("epochs", "log_every", "eval_every", "checkpoint_every")
+    for name in (*names, "keep_checkpoints"):
+        _within(name, config[name], 1)
+    names = ("width", "k", "group", "hashes", "most_features", "most_labels")
+    for name in (*names, "batch_size", "delta_t", "growth_batches", "clusters"):
+        _within(f"settings.{name}", settings[name], 1)
+    names = ("dense_labels", "negatives", "negative_weight", "learning_rate")
+    for name in (*names, "encoder_rate", "projection_rate", "auxiliary_weight"):
+        _within(f"settings.{name}", settings[name], 0)
+    for name in ("alpha", "grow_until"):
+        _within(f"settings.{name}", settings[name], 0, 1)
+    for name in ("validation", "examples"):
+        _within(f"dataset.{name}", config.dataset[name], 0)
+    _within("eval_examples", config.eval_examples, 0)
+    _within("seed", config.seed, 0, 2**31 - 1)
+    if settings.k > settings.width:
+        raise ValueError(
+            f"settings.k is {settings.k}: give at most settings.width, {settings.width}"
+        )
+    if settings.auxiliary_weight and not settings.encoder_rate:
+        raise ValueError(
+            f"settings.auxiliary_weight is {settings.auxiliary_weight}, but the "
+            "encoder is fixed and would learn nothing from it: give "
+            "settings.encoder_rate"
+        )
+    return Settings(**settings.to_dict())
+
+
+def _check_fields(config, default, prefix="") -> None:
+    for name in sorted(set(config) ^ set(default)):
+        problem = "there is no" if name in config else "the config lacks the"
+        raise ValueError(
+            f"{problem} field {prefix}{name}: start from "
+            "srigl_jax.extreme.config.get_config() and change what should differ"
+        )
+    for name, value in default.items():
+        if isinstance(value, ConfigDict):
+            _check_fields(config[name], value, f"{prefix}{name}.")
+
+
+def _choice(field, value, accepted) -> None:
+    if value not in accepted:
+        raise ValueError(f"{field} is {value!r}: choose one of {', '.join(accepted)}")
+
+
+def _within(field, value, low, high=math.inf) -> None:
+    # Written so that NaN, which compares false to all, is refused.
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{field} is {value}: give a number {bounds}")

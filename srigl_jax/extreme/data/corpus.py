@@ -1,0 +1,220 @@
+"""What a run with many labels trains on: bags of features, labels, and their names."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from srigl_jax.extreme.data import wordnet, xmc
+from srigl_jax.extreme.data.features import Bags, bags
+from srigl_jax.extreme.data.texts import Texts
+
+TEXTS = {"wordnet": wordnet.load}
+"""Sets of texts: functions from a source directory, or None, to `Texts`."""
+
+NAMES = (*TEXTS, "xmc")
+"""What `load` can read: `xmc` is train.txt and test.txt of the repository's format."""
+
+XMC_FILES = ("train.txt", "test.txt")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The words that texts are read by, weighed by TF-IDF.
+
+    Attributes:
+      words: their columns are in this order.
+      idf: f32[words].
+    """
+
+    words: tuple[str, ...]
+    idf: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Vocabulary":
+        """The words that at least two of the texts have.
+
+        Raises:
+          ValueError: there is none.
+        """
+        vectorizer = _vectorizer(min_df=2)
+        try:
+            vectorizer.fit(texts)
+        except ValueError as error:
+            raise ValueError(
+                f"{len(texts)} training texts have no word in common: {error}"
+            ) from error
+        words = tuple(vectorizer.get_feature_names_out().tolist())
+        return cls(words, vectorizer.idf_.astype(np.float32))
+
+    def weigh(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
+        """TF-IDF of texts, f32[texts, words], rows of length 1; 0 without known words.
+
+        The frequency in a text counts by its logarithm.
+        """
+        vectorizer = _vectorizer(vocabulary=self.words)
+        vectorizer.idf_ = self.idf
+        return vectorizer.transform(texts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """A set of examples with labels, ready for training.
+
+    Attributes:
+      train: features of the training examples, rows of length 1.
+      train_positives: i32[examples, most], their labels, padded with -1.
+      held_out: features of the examples to evaluate on.
+      held_out_positives: i32[examples, most].
+      split: what those are, "test" or "validation".
+      frequencies: int[labels], training examples of each.
+      label_names: what each label stands for.
+      vocabulary: of texts; None where features are given.
+    """
+
+    train: scipy.sparse.csr_matrix
+    train_positives: np.ndarray
+    held_out: scipy.sparse.csr_matrix
+    held_out_positives: np.ndarray
+    split: str
+    frequencies: np.ndarray
+    label_names: tuple[str, ...]
+    vocabulary: Vocabulary | None
+
+    @property
+    def features(self) -> int:
+        """How many features there are."""
+        return self.train.shape[1]
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return len(self.label_names)
+
+    def bags(self, most: int) -> tuple[Bags, Bags]:
+        """The `most` largest features of training and of held-out examples."""
+        return bags(self.train, most), bags(self.held_out, most)
+
+
+def load(
+    name: str,
+    source_dir: str | os.PathLike[str] | None = None,
+    *,
+    validation: int = 0,
+    examples: int = 0,
+) -> Corpus:
+    """Reads a set.
+
+    Args:
+      name: one of NAMES.
+      source_dir: where its files are; sets from Debian's packages know by themselves.
+      validation: hold out so many training examples, of a fixed random choice, to
+        evaluate on, instead of the test examples.
+      examples: keep so many examples of each split; 0 for all.
+
+    Raises:
+      ValueError: the set is unknown, its files are missing or damaged, or there are
+        not so many examples to hold out.
+    """
+    if name not in NAMES:
+        raise ValueError(f"dataset.name is {name!r}: choose {' or '.join(NAMES)}")
+    if name == "xmc":
+        return _of_points(source_dir, validation, examples)
+    return of_texts(TEXTS[name](source_dir), validation=validation, examples=examples)
+
+
+def of_texts(texts: Texts, *, validation: int = 0, examples: int = 0) -> Corpus:
+    """Weighs the words of texts by TF-IDF of those that are trained on."""
+    train, held_out, split = _rows(len(texts.train), validation)
+    train_texts = [texts.train.texts[i] for i in train]
+    train_positives = texts.train.positives[train]
+    if split == "test":
+        others, positives = texts.test.texts, texts.test.positives
+    else:
+        others = [texts.train.texts[i] for i in held_out]
+        positives = texts.train.positives[held_out]
+    vocabulary = Vocabulary.of(train_texts)
+    some = slice(examples or None)
+    return _corpus(
+        vocabulary.weigh(train_texts[some]),
+        train_positives[some],
+        vocabulary.weigh(others[some]),
+        positives[some],
+        split,
+        texts.label_names,
+        vocabulary,
+    )
+
+
+def _of_points(source_dir, validation, examples) -> Corpus:
+    directory = pathlib.Path(source_dir or ".").expanduser()
+    missing = [name for name in XMC_FILES if not (directory / name).is_file()]
+    if missing or source_dir is None:
+        raise ValueError(
+            f"xmc: {directory} lacks {', '.join(missing or XMC_FILES)}: name the "
+            "directory that holds a set of the Extreme Classification Repository, "
+            "--config.dataset.source_dir=DIR"
+        )
+    points, test = (
+        xmc.load(directory / name, skip_unlabelled=True) for name in XMC_FILES
+    )
+    if (points.labels, points.features.shape[1]) != (
+        test.labels,
+        test.features.shape[1],
+    ):
+        raise ValueError(
+            f"xmc: train.txt has {points.features.shape[1]} features and "
+            f"{points.labels} labels, test.txt {test.features.shape[1]} and "
+            f"{test.labels}: they are of different sets"
+        )
+    train, held_out, split = _rows(len(points.positives), validation)
+    other = test
+    if split == "validation":
+        other = xmc.Points(
+            points.features[held_out], points.positives[held_out], points.labels
+        )
+    some = slice(examples or None)
+    return _corpus(
+        points.features[train][some],
+        points.positives[train][some],
+        other.features[some],
+        other.positives[some],
+        split,
+        tuple(map(str, range(points.labels))),
+        None,
+    )
+
+
+def _rows(examples: int, validation: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Training rows, held-out rows, and the name of what is evaluated on."""
+    if not 0 <= validation < examples:
+        raise ValueError(
+            f"dataset.validation is {validation}, of {examples} training examples: "
+            "leave at least one to train on"
+        )
+    order = np.random.default_rng(0).permutation(examples)
+    split = "validation" if validation else "test"
+    return np.sort(order[validation:]), np.sort(order[:validation]), split
+
+
+def _corpus(train, train_positives, held_out, positives, split, names, vocabulary):
+    known = train_positives[train_positives >= 0]
+    frequencies = np.bincount(known, minlength=len(names))
+    return Corpus(
+        train,
+        train_positives,
+        held_out,
+        positives,
+        split,
+        frequencies,
+        names,
+        vocabulary,
+    )
+
+
+def _vectorizer(**options):
+    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options)

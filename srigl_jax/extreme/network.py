@@ -1,0 +1,326 @@
+"""What a run with many labels trains: an encoder of bags under the classifier."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from srigl_jax import extreme
+from srigl_jax.extreme import encoder as encoders
+from srigl_jax.extreme.data.features import Bags, pack
+from srigl_jax.extreme.owners import Owners
+from srigl_jax.sparsity.schedule import drop_fraction, t_end, update_due
+
+METHODS = ("dense", "bottleneck", "static", "set", "gradient", "positives")
+OPTIMIZERS = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
+
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+      method: of the topology. static keeps random positions; set regrows at random;
+        gradient by the gradient of the last batches; positives by that of each label's
+        positives, from the start on. dense has all weights, bottleneck too, behind a
+        layer so narrow that it has the bytes of k weights.
+      width: of the features.
+      k: weights of each label.
+      group: consecutive labels that share positions.
+      dense_labels: so many of the most frequent ones have all weights.
+      hashes: positions that each feature is hashed to.
+      most_features: of an example, the largest.
+      most_labels: of a training example; those beyond count as negative.
+      batch_size: examples of a step.
+      negatives: labels sampled for each step; 0 for all.
+      negative_weight: see `training.train_step`; 0 for the unbiased one.
+      loss: "bce" or "squared_hinge".
+      bias: of every label at the start; a positive starts with it as its logit.
+      optimizer: of the classifier: "sgd", "adagrad" or "adam".
+      learning_rate: of the classifier at the first step, falling to 0 linearly.
+      encoder_rate: of the embedding (Adam), likewise; 0 for the fixed encoder.
+      projection_rate: of the bottleneck's layer (Adam), likewise.
+      delta_t: steps between topology updates.
+      alpha: share of weights that the first one replaces.
+      grow_until: share of training after which the topology rests.
+      growth_batches: that "gradient" sums over.
+      auxiliary_weight: of the loss of an auxiliary head whose labels are random
+        clusters, falling to 0 over the first half by a cosine (Ullah et al. 2024); it
+        teaches the embedding. 0 for none.
+      clusters: of it.
+    """
+
+    method: str = "positives"
+    width: int = 4096
+    k: int = 32
+    group: int = 1
+    dense_labels: int = 0
+    hashes: int = 1
+    most_features: int = 32
+    most_labels: int = 32
+    batch_size: int = 256
+    negatives: int = 512
+    negative_weight: float = 1.0
+    loss: str = "bce"
+    bias: float = -5.0
+    optimizer: str = "sgd"
+    learning_rate: float = 4000.0
+    encoder_rate: float = 0.0
+    projection_rate: float = 0.003
+    delta_t: int = 100
+    alpha: float = 0.3
+    grow_until: float = 0.66
+    growth_batches: int = 8
+    auxiliary_weight: float = 0.0
+    clusters: int = 2048
+
+
+class Network:
+    """Functions of a state, compiled once for one set of settings.
+
+    The state is a dict of arrays, optimizer states and `Classifier`s: all that a
+    checkpoint needs. Whatever is random is a function of the seed and the step.
+    """
+
+    def __init__(
+        self, settings: Settings, features: int, labels: int, total_steps: int
+    ) -> None:
+        """Names what is to be trained; computes nothing.
+
+        Args:
+          settings: see there.
+          features: of the examples.
+          labels: how many there are.
+          total_steps: after which training ends.
+        """
+        self.settings, self.features, self.labels = settings, features, labels
+        self._end = t_end(total_steps, settings.grow_until)
+        rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
+        self._optimizer = OPTIMIZERS[settings.optimizer](rate)
+        rate = settings.encoder_rate or settings.projection_rate
+        self._encoder_optimizer = optax.adam(
+            optax.linear_schedule(rate, 0, total_steps)
+        )
+        self._auxiliary_weight = optax.cosine_decay_schedule(
+            settings.auxiliary_weight, max(1, total_steps // 2)
+        )
+        self._step = jax.jit(self._train, donate_argnums=0)
+        self._grow = jax.jit(self._grown, donate_argnums=0)
+        self._top = jax.jit(self._likeliest, static_argnums=2)
+
+    def init(self, seed: int, examples: Bags, owned: Owners) -> State:
+        """The state before the first step.
+
+        Args:
+          seed: of positions and weights.
+          examples: all that are trained on.
+          owned: from `owners.by_label`, of their labels.
+        """
+        state = self.fresh(seed)
+        if self.settings.method == "positives":
+            # All weights are 0, so this replaces all that its examples can tell.
+            state = self.grow(state, examples, owned, fraction=1.0)
+        return state
+
+    def fresh(self, seed: int) -> State:
+        """The state at random positions; its shapes are those of all states."""
+        settings = self.settings
+        keys = jax.random.split(jax.random.key(seed), 4)
+        narrow = equal_bottleneck(settings) if settings.method == "bottleneck" else None
+        encoder = encoders.init(
+            keys[0],
+            self.features,
+            settings.width,
+            hashes=settings.hashes,
+            trained=settings.encoder_rate > 0,
+            narrow=narrow,
+        )
+        width = narrow or settings.width
+        is_dense = settings.method in ("dense", "bottleneck")
+        classifier = extreme.init(
+            keys[1],
+            self.labels,
+            width,
+            min(settings.k, width),
+            group=settings.group,
+            bias=settings.bias,
+            scale=0.0,
+            dense_labels=self.labels if is_dense else settings.dense_labels,
+        )
+        state = {
+            "step": jnp.int32(0),
+            "seed": jnp.int32(seed),
+            "encoder": encoder,
+            "encoder_state": encoders.init_state(encoder, self._encoder_optimizer),
+            "classifier": classifier,
+            "classifier_state": extreme.init_state(self._optimizer, classifier),
+        }
+        if settings.auxiliary_weight:
+            count = settings.clusters
+            state["clusters"] = extreme.cluster(keys[2], self.labels, count)
+            head = extreme.init(
+                keys[3], count, width, width, dense_labels=count, scale=0.0, bias=-5.0
+            )
+            state["auxiliary"] = head
+            state["auxiliary_state"] = extreme.init_state(self._optimizer, head)
+        return state
+
+    def step(
+        self, state: State, examples: Bags, positives: np.ndarray
+    ) -> tuple[State, jax.Array]:
+        """One step of training; the state is given away.
+
+        Args:
+          state: from `init` or `step`.
+          examples: of the batch.
+          positives: i32[batch, most], their labels.
+
+        Returns:
+          The next state and the loss, f32[].
+        """
+        batch = examples
+        if self.settings.encoder_rate:
+            batch = pack(examples, self.features)
+        return self._step(state, batch, positives[:, : self.settings.most_labels])
+
+    def grows(self, step: int) -> bool:
+        """Whether the topology changes after so many steps."""
+        is_dynamic = self.settings.method in ("set", "gradient", "positives")
+        return is_dynamic and bool(update_due(step, self.settings.delta_t, self._end))
+
+    def grow(
+        self,
+        state: State,
+        examples: Bags,
+        labels: Owners | np.ndarray,
+        fraction: float | None = None,
+    ) -> State:
+        """One update of the topology; the state is given away.
+
+        Args:
+          state: from `fresh` or `step`.
+          examples: of "positives", all that are trained on; of "gradient", those of the
+            last `growth_batches` batches, in their order.
+          labels: of these: for "positives", `Owners`; for "gradient", i32[examples,
+            most].
+          fraction: of the weights; that of the schedule unless given.
+        """
+        settings = self.settings
+        if fraction is None:
+            fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
+        if settings.method == "gradient":
+            labels = labels[:, : settings.most_labels]
+        return self._grow(state, examples, labels, jnp.float32(fraction))
+
+    def top(
+        self, state: State, examples: Bags, count: int, rows: int = 512
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest labels: logits f32[examples, count], falling, and numbers."""
+        pieces = [
+            jax.device_get(
+                self._top(state["encoder"], state["classifier"], count, piece)
+            )
+            for piece in _pieces(examples, rows)
+        ]
+        logits, labels = (
+            np.concatenate(arrays) for arrays in zip(*pieces, strict=True)
+        )
+        return logits[: len(examples.columns)], labels[: len(examples.columns)]
+
+    def _train(self, state, batch, positives):
+        settings, state = self.settings, dict(state)
+        key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
+        negatives = None
+        if settings.negatives:
+            negatives = extreme.sample_negatives(key, self.labels, settings.negatives)
+        train = partial(
+            extreme.train_step, optimizer=self._optimizer, loss=settings.loss
+        )
+
+        def learn(x):
+            loss, dx, state["classifier"], state["classifier_state"] = train(
+                state["classifier"],
+                state["classifier_state"],
+                x,
+                positives,
+                negatives,
+                negative_weight=settings.negative_weight or None,
+            )
+            if settings.auxiliary_weight:
+                _, more, state["auxiliary"], state["auxiliary_state"] = train(
+                    state["auxiliary"],
+                    state["auxiliary_state"],
+                    x,
+                    extreme.cluster_positives(state["clusters"], positives),
+                    weight=self._auxiliary_weight(state["step"]),
+                )
+                dx = dx + more
+            return dx, loss
+
+        state["encoder"], state["encoder_state"], loss = encoders.train(
+            state["encoder"],
+            state["encoder_state"],
+            batch,
+            settings.width,
+            learn,
+            self._encoder_optimizer,
+        )
+        state["step"] = state["step"] + 1
+        return state, loss
+
+    def _grown(self, state, examples, labels, fraction):
+        old = state["classifier"], state["classifier_state"]
+        how = {"optimizer": self._optimizer}
+        if self.settings.method == "set":
+            # Not the key of a step's negatives.
+            key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
+            key = jax.random.fold_in(key, 1)
+            new = extreme.grow_randomly(*old, key, fraction, **how)
+        elif self.settings.method == "gradient":
+            size = self.settings.batch_size
+            x = self._encode(state["encoder"], examples)
+            x, labels = (a.reshape(-1, size, a.shape[1]) for a in (x, labels))
+            how["loss"] = self.settings.loss
+            new = extreme.grow_by_gradient(*old, x, labels, fraction, **how)
+        else:
+
+            def encode(inputs, numbers):
+                encoder, examples = inputs
+                return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
+
+            inputs = state["encoder"], examples
+            how["loss"] = self.settings.loss
+            new = extreme.grow_by_positives(
+                *old, encode, inputs, labels, fraction, **how
+            )
+        return state | dict(zip(("classifier", "classifier_state"), new, strict=True))
+
+    def _encode(self, encoder, examples):
+        return encoders.encode(encoder, examples, self.settings.width)
+
+    def _likeliest(self, encoder, classifier, count, examples):
+        return extreme.top_labels(classifier, self._encode(encoder, examples), count)
+
+
+def equal_bottleneck(settings: Settings) -> int:
+    """The width at which dense weights and moments have the bytes of k weights.
+
+    A float32 weight has none of SGD's moments, one of Adagrad's, two of Adam's; on the
+    sparse side there is an index of 16 bits too.
+    """
+    weight = 4 * {"sgd": 1, "adagrad": 2, "adam": 3}[settings.optimizer]
+    return round((weight + 2) * settings.k / weight)
+
+
+def _pieces(examples: Bags, rows: int):
+    """Bags of `rows` examples each, the last one filled up with empty ones."""
+    for start in range(0, len(examples.columns), rows):
+        piece = [array[start : start + rows] for array in examples]
+        missing = rows - len(piece[0])
+        yield Bags(*(np.pad(array, ((0, missing), (0, 0))) for array in piece))

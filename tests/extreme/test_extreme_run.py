@@ -1,0 +1,207 @@
+"""A run with many labels through the trainer: what it leaves, resumes and refuses."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import runs
+import tiny_wordnet
+
+from srigl_jax import predict
+from srigl_jax.extreme import run as run_module
+from srigl_jax.extreme import tagger
+from srigl_jax.extreme.config import get_config, validate
+from srigl_jax.train import Stopped, train
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_wordnet.write(tmp_path_factory.mktemp("wordnet"))
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    train(tiny_wordnet.config(source), workdir)
+    return workdir
+
+
+def test_the_tiny_set_is_learned(finished):
+    result = runs.result(finished)
+    assert result["steps"] == STEPS
+    assert result["split"] == "test"
+    assert result["P@1"] > 0.7
+    assert result["PSP@1"] <= 1
+    (layer,) = result["layers"]
+    assert (layer["fan_in_max"], layer["weights"]) == (8, 8 * layer["neurons"])
+
+
+def test_metrics_and_report_tell_what_was_learned(finished):
+    assert runs.recorded_steps(finished, "train") == [5, 10, 15, 20, 24]
+    assert runs.recorded_steps(finished, "eval") == [10, 20, 24]
+    assert runs.recorded_steps(finished, "topology") == [3, 6, 9, 12]
+    report = (finished / "report.html").read_text()
+    assert "Test P@1" in report and "Held-out P@1 ends" in report
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"settings__method": "set"},
+        {
+            "settings__method": "gradient",
+            "settings__encoder_rate": 0.01,
+            "settings__auxiliary_weight": 0.4,
+            "settings__optimizer": "adam",
+        },
+    ],
+)
+def test_a_stopped_run_resumes_bit_for_bit(
+    source, tmp_path, finished, monkeypatch, fields
+):
+    config = tiny_wordnet.config(source, **fields)
+    whole = finished
+    if fields:
+        whole = tmp_path / "whole"
+        train(config, whole)
+    step = run_module.Task.step
+
+    def interrupted(task, state, number):
+        if number == 10:
+            signal.raise_signal(signal.SIGTERM)
+        return step(task, state, number)
+
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Task, "step", interrupted)
+        with pytest.raises(Stopped, match="after step 11 of 24, which is saved"):
+            train(config, workdir)
+    train(config, workdir)
+    assert runs.bits(workdir, STEPS) == runs.bits(whole, STEPS)
+    assert runs.result(workdir) == runs.result(whole)
+    for kind in ("eval", "topology"):
+        assert runs.records(workdir, kind) == runs.records(whole, kind)
+
+
+def test_a_finished_run_changes_nothing(source, finished):
+    before = (finished / "metrics.jsonl").read_bytes(), runs.result(finished)
+    train(tiny_wordnet.config(source), finished)
+    assert ((finished / "metrics.jsonl").read_bytes(), runs.result(finished)) == before
+
+
+@pytest.mark.parametrize("method", ["dense", "bottleneck", "static"])
+def test_every_method_trains(source, tmp_path, method):
+    fields = {"settings__method": method, "epochs": 2}
+    result = train(tiny_wordnet.config(source, **fields), tmp_path)
+    records = runs.records(tmp_path, "train")
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert runs.recorded_steps(tmp_path, "topology") == []
+    names = [layer["name"] for layer in result["layers"]]
+    assert names == ["encoder.projection"] * (method == "bottleneck") + ["labels"]
+
+
+def test_texts_get_their_labels_by_name(finished, capsys):
+    arguments = ["--model", str(finished), "--top", "1"]
+    predict.main([*arguments, "--text", "a red bird", "--text", "an old boat"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("a red bird: bird.n00001001 ")
+    assert lines[1].startswith("an old boat: boat.n00004001 ")
+
+
+def test_a_file_of_texts_becomes_a_table(finished, tmp_path):
+    texts, table = tmp_path / "texts.txt", tmp_path / "labels.csv"
+    texts.write_text("a grey stone\n\na wild tree\n")
+    arguments = ["--model", str(finished), "--input", str(texts), "--top", "2"]
+    predict.main([*arguments, "--output", str(table)])
+    head, *rows = table.read_text().splitlines()
+    assert head == "text,label_1,probability_1,label_2,probability_2"
+    assert [row.split(",")[1] for row in rows] == ["stone.n00003001", "tree.n00002001"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "there is no text to label"),
+        (b"good\n\xff\n", "line 2: is not UTF-8"),
+    ],
+)
+def test_files_without_texts_are_refused(finished, tmp_path, content, message):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        predict.main(["--model", str(finished), "--input", str(path)])
+
+
+def test_texts_need_a_finished_run(tmp_path):
+    with pytest.raises(SystemExit, match="has no tagger of texts"):
+        predict.main(["--model", str(tmp_path), "--text", "a red bird"])
+
+
+@pytest.mark.parametrize("name", [tagger.ARRAYS, tagger.DESCRIPTION])
+def test_a_flipped_bit_is_noticed(finished, tmp_path, name):
+    for file in (tagger.ARRAYS, tagger.DESCRIPTION):
+        content = bytearray((finished / file).read_bytes())
+        if file == name:
+            content[content.find(b"bird") if b"bird" in content else -1] ^= 1
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} (is damaged|has changed)"):
+        tagger.load(tmp_path)
+
+
+def test_a_tagger_is_what_was_trained(finished):
+    loaded = tagger.load(finished)
+    arrays = runs.checkpoint(finished, STEPS)
+    block = loaded.state["classifier"].blocks[0]
+    np.testing.assert_array_equal(arrays["classifier/blocks/0/values"], block.values)
+    assert loaded.tag([], 3) == []
+    assert len(loaded.tag(["zzz"], 1000)[0]) == len(loaded.label_names)
+
+
+def test_a_workdir_of_other_settings_is_refused(source, finished):
+    config = tiny_wordnet.config(source, settings__k=7)
+    with pytest.raises(ValueError, match="settings.k: workdir has 8, this run asks"):
+        train(config, finished)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"settings__method": "rigl"}, "settings.method is 'rigl': choose one of"),
+        ({"settings__k": 0}, "settings.k is 0: give a number at least 1"),
+        ({"settings__k": 65}, "settings.k is 65: give at most settings.width, 64"),
+        ({"settings__alpha": 1.5}, "settings.alpha is 1.5: give a number from 0 to 1"),
+        ({"settings__loss": "mse"}, "settings.loss is 'mse': choose one of"),
+        ({"dataset__name": "words"}, "dataset.name is 'words': choose one of"),
+        ({"epochs": 0}, "epochs is 0: give a number at least 1"),
+        (
+            {"settings__auxiliary_weight": 0.4},
+            "settings.auxiliary_weight is 0.4, but the encoder is fixed",
+        ),
+    ],
+)
+def test_fields_that_cannot_work_are_named(source, fields, message):
+    with pytest.raises(ValueError, match=message):
+        validate(tiny_wordnet.config(source, **fields))
+
+
+def test_fields_of_images_are_refused():
+    config = get_config()
+    config.sparsity = 0.9
+    with pytest.raises(ValueError, match="there is no field sparsity: start from"):
+        validate(config)
+
+
+def test_bad_settings_leave_the_workdir_alone(source, tmp_path):
+    config = tiny_wordnet.config(source, settings__batch_size=1000)
+    with pytest.raises(ValueError, match="batch_size is 1000"):
+        train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_description_is_json_that_anyone_can_read(finished):
+    description = json.loads((finished / tagger.DESCRIPTION).read_text())
+    assert "bird.n00001001" in description["label_names"]
