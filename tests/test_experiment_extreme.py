@@ -1,5 +1,8 @@
 """What the comparison of output layers takes for equal, and its baselines."""
 
+import dataclasses
+import io
+
 import extreme_wordnet
 import jax
 import numpy as np
@@ -8,7 +11,9 @@ import pytest
 import scipy.sparse
 
 from srigl_jax import extreme
-from srigl_jax.extreme.data import bags
+from srigl_jax.extreme.data import xmc
+from srigl_jax.extreme.data.corpus import Corpus
+from srigl_jax.extreme.network import Settings, equal_bottleneck
 
 
 @pytest.fixture
@@ -21,41 +26,66 @@ def data():
     positives = np.array([[1, -1], [0, 3], [0, 2], [0, -1]])
     truth = np.array([[3, -1], [1, -1], [2, -1]])
     frequencies = np.array([3, 1, 1, 1, 0])
-    return extreme_wordnet.Data(
-        train, test, bags(train, 2), bags(test, 2), positives, truth, frequencies
+    return Corpus(
+        train, positives, test, truth, "test", frequencies, tuple("abcde"), None
     )
 
 
 def test_neighbours_vote_with_their_cosines(data):
-    predicted = extreme_wordnet.neighbours(data, count=2, rows=2)
+    predicted = extreme_wordnet.neighbours(data, np.arange(3), count=2, piece=2)
     assert sorted(predicted[0][:2].tolist()) == [0, 3]
     assert predicted[1][0] == 1  # 0.8 for label 1, 0.6 for labels 0 and 2.
     assert predicted[2][0] == 0
 
 
-def test_popularity_is_the_first_labels(data):
-    assert extreme_wordnet.popularity(data).tolist() == [[0, 1, 2, 3, 4]] * 3
+def test_popularity_is_the_most_frequent_labels(data):
+    predicted = extreme_wordnet.popularity(data, np.arange(2))
+    assert predicted.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_baselines_are_scored_in_percent(data):
+    row = extreme_wordnet.baseline("popularity", data, 0)
+    assert (row["P@1"], row["P@5"], row["ceiling@1"]) == (0, 20, 100)
+
+
+def test_what_omikuji_reads_is_the_training_split(data, tmp_path):
+    text = io.StringIO()
+    extreme_wordnet.write_xmc(text, data)
+    path = tmp_path / "train.txt"
+    path.write_text(text.getvalue())
+    points = xmc.load(path)
+    np.testing.assert_array_equal(points.positives, data.train_positives)
+    np.testing.assert_array_equal(points.features.toarray(), data.train.toarray())
+
+
+OPTIMIZERS = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
 
 
 @pytest.mark.parametrize("k", [16, 32])
-def test_the_bottleneck_has_the_bytes_of_the_sparse_layer(k):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_bottleneck_has_the_bytes_of_the_sparse_layer(k, optimizer):
+    rule = OPTIMIZERS[optimizer](1.0)
+
     def size(width, **options):
         made = extreme.init(jax.random.key(0), 1000, width, min(k, width), **options)
-        state = extreme.init_state(optax.adam(1.0), made)
+        state = extreme.init_state(rule, made)
         return sum(leaf.nbytes for leaf in jax.tree.leaves((made, state)))
 
-    width = extreme_wordnet.equal_bottleneck(k)
+    width = equal_bottleneck(Settings(k=k, optimizer=optimizer))
     dense = size(width, dense_labels=1000, chunk=8)
     assert dense == pytest.approx(size(256, chunk=8), rel=0.03)
 
 
-@pytest.mark.parametrize("method", ["SET", "bottleneck"])
-def test_training_learns_a_tiny_set(data, method):
-    settings = extreme_wordnet.Settings(
-        width=16, k=4, batch=4, epochs=60, negatives=0, delta_t=10, learning_rate=0.1
+@pytest.mark.parametrize("method", extreme_wordnet.TRAINED)
+def test_training_learns_a_tiny_set(data, method, monkeypatch):
+    small = {"width": 16, "k": 8, "batch_size": 4, "negatives": 0, "delta_t": 10}
+    small |= {"growth_batches": 2, "clusters": 2, "hashes": 2}
+    settings = dataclasses.replace(Settings(), **small, learning_rate=4.0)
+    own = {name: value for name, value in small.items() if name in ("width", "hashes")}
+    changed = extreme_wordnet.TRAINED[method] | own | {"group": 1}
+    monkeypatch.setitem(extreme_wordnet.TRAINED, method, changed)
+    known = dataclasses.replace(
+        data, held_out=data.train, held_out_positives=data.train_positives
     )
-    known = data._replace(
-        test=data.train, test_bags=data.train_bags, test_positives=data.train_positives
-    )
-    row = extreme_wordnet.train(method, known, settings, 0, lambda *_: None)
+    row = extreme_wordnet.train(method, known, settings, 0, 60, 0, lambda *_: None)
     assert (row["P@1"], row["steps"]) == (100.0, 60)

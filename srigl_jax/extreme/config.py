@@ -76,7 +76,13 @@ def validate(config: ConfigDict) -> Settings:
     for name in (*names, "batch_size", "delta_t", "growth_batches", "clusters"):
         _within(f"settings.{name}", settings[name], 1)
     names = ("dense_labels", "negatives", "negative_weight", "learning_rate")
-    for name in (*names, "encoder_rate", "projection_rate", "auxiliary_weight"):
+    for name in (
+        *names,
+        "bias_rate",
+        "encoder_rate",
+        "projection_rate",
+        "auxiliary_weight",
+    ):
         _within(f"settings.{name}", settings[name], 0)
     for name in ("alpha", "grow_until"):
         _within(f"settings.{name}", settings[name], 0, 1)

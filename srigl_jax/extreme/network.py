@@ -44,6 +44,7 @@ class Settings:
       bias: of every label at the start; a positive starts with it as its logit.
       optimizer: of the classifier: "sgd", "adagrad" or "adam".
       learning_rate: of the classifier at the first step, falling to 0 linearly.
+      bias_rate: share of it for the biases, whose inputs are larger than features.
       encoder_rate: of the embedding (Adam), likewise; 0 for the fixed encoder.
       projection_rate: of the bottleneck's layer (Adam), likewise.
       delta_t: steps between topology updates.
@@ -70,7 +71,8 @@ class Settings:
     loss: str = "bce"
     bias: float = -5.0
     optimizer: str = "sgd"
-    learning_rate: float = 4000.0
+    learning_rate: float = 2000.0
+    bias_rate: float = 0.01
     encoder_rate: float = 0.0
     projection_rate: float = 0.003
     delta_t: int = 100
@@ -102,7 +104,9 @@ class Network:
         self.settings, self.features, self.labels = settings, features, labels
         self._end = t_end(total_steps, settings.grow_until)
         rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
-        self._optimizer = OPTIMIZERS[settings.optimizer](rate)
+        self._optimizer = optax.chain(
+            OPTIMIZERS[settings.optimizer](rate), _scale_bias(settings.bias_rate)
+        )
         rate = settings.encoder_rate or settings.projection_rate
         self._encoder_optimizer = optax.adam(
             optax.linear_schedule(rate, 0, total_steps)
@@ -306,6 +310,12 @@ class Network:
 
     def _likeliest(self, encoder, classifier, count, examples):
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
+
+
+def _scale_bias(factor: float) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, _: updates | {"bias": factor * updates["bias"]}
+    )
 
 
 def equal_bottleneck(settings: Settings) -> int:

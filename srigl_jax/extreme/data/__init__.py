@@ -1,7 +1,16 @@
 """Data with 10^5 to 10^6 labels, from files that are already here."""
 
-from srigl_jax.extreme.data.features import Bags, bags, embed
+from srigl_jax.extreme.data.features import Bags, Packed, bags, embed, pack
 from srigl_jax.extreme.data.texts import Texts, TextSplit
 from srigl_jax.extreme.data.xmc import Points
 
-__all__ = ["Bags", "Points", "TextSplit", "Texts", "bags", "embed"]
+__all__ = [
+    "Bags",
+    "Packed",
+    "Points",
+    "TextSplit",
+    "Texts",
+    "bags",
+    "embed",
+    "pack",
+]

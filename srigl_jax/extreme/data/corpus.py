@@ -9,11 +9,11 @@ import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from srigl_jax.extreme.data import wordnet, xmc
+from srigl_jax.extreme.data import bioc, wordnet, xmc
 from srigl_jax.extreme.data.features import Bags, bags
 from srigl_jax.extreme.data.texts import Texts
 
-TEXTS = {"wordnet": wordnet.load}
+TEXTS = {"wordnet": wordnet.load, "go": bioc.load_go, "genes": bioc.load_genes}
 """Sets of texts: functions from a source directory, or None, to `Texts`."""
 
 NAMES = (*TEXTS, "xmc")
