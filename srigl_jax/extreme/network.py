@@ -114,7 +114,7 @@ class Network:
         self._auxiliary_weight = optax.cosine_decay_schedule(
             settings.auxiliary_weight, max(1, total_steps // 2)
         )
-        self._step = jax.jit(self._train, donate_argnums=0)
+        self._step = jax.jit(self._train, donate_argnums=0, static_argnums=3)
         self._grow = jax.jit(self._grown, donate_argnums=0)
         self._top = jax.jit(self._likeliest, static_argnums=2)
 
@@ -191,7 +191,10 @@ class Network:
         batch = examples
         if self.settings.encoder_rate:
             batch = pack(examples, self.features)
-        return self._step(state, batch, positives[:, : self.settings.most_labels])
+        positives = positives[:, : self.settings.most_labels]
+        # Rounded up, so that few programs are compiled.
+        visited = len(np.unique(positives)) + self.settings.negatives
+        return self._step(state, batch, positives, -(-visited // 256) * 256)
 
     def grows(self, step: int) -> bool:
         """Whether the topology changes after so many steps."""
@@ -237,7 +240,7 @@ class Network:
         )
         return logits[: len(examples.columns)], labels[: len(examples.columns)]
 
-    def _train(self, state, batch, positives):
+    def _train(self, state, batch, positives, most_visited):
         settings, state = self.settings, dict(state)
         key = jax.random.fold_in(jax.random.key(state["seed"]), state["step"])
         negatives = None
@@ -255,6 +258,7 @@ class Network:
                 positives,
                 negatives,
                 negative_weight=settings.negative_weight or None,
+                most_visited=most_visited,
             )
             if settings.auxiliary_weight:
                 _, more, state["auxiliary"], state["auxiliary_state"] = train(

@@ -99,6 +99,7 @@ def choose(
     negatives: jax.Array,
     labels: int,
     weight: float | None = None,
+    most: int | None = None,
 ) -> Chosen:
     """The positives of a batch and sampled negatives, each label once.
 
@@ -110,9 +111,13 @@ def choose(
       negatives: i32[count], from `labels.sample_negatives`.
       labels: how many there are.
       weight: of a negative instead.
+      most: how many different labels there are at most; as many as the arrays could
+        hold unless given.
     """
     everything = jnp.concatenate([positives.ravel(), negatives])
-    ids = jnp.unique(everything, size=everything.size, fill_value=labels)
+    # A place more for padding: -1 is no label of any block.
+    size = everything.size if most is None else min(most + 1, everything.size)
+    ids = jnp.unique(everything, size=size, fill_value=labels)
     _, lengths = strata(labels, negatives.size)
     places = jnp.searchsorted(ids, negatives)
     lengths = lengths.astype(jnp.float32) if weight is None else jnp.float32(weight)

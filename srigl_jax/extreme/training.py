@@ -75,6 +75,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss: str | losses.Loss = "bce",
     negative_weight: float | None = None,
+    most_visited: int | None = None,
     implementation: str = "auto",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array, Classifier, State]:
@@ -94,6 +95,9 @@ def train_step(
       negative_weight: of the loss of each sampled negative; None for the number of
         labels that it was drawn from, with which the expected loss is that of all
         labels. Less lets steps be longer, and moves all logits up alike.
+      most_visited: an upper bound, static, of the different labels among positives and
+        negatives, if these are given. Without it, there is room for as many as the
+        arrays could hold, and rows of padding are worked on too.
       implementation: "auto", "chunk", "slots" or "grouped": see `forms`.
       mesh: of one axis, over which `place` has sharded the labels.
 
@@ -135,6 +139,8 @@ def loss_and_gradients(
     weight: jax.typing.ArrayLike = 1.0,
     *,
     loss: str | losses.Loss = "bce",
+    negative_weight: float | None = None,
+    most_visited: int | None = None,
     implementation: str = "auto",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array, tuple[dict[str, jax.Array], ...]]:
@@ -156,6 +162,8 @@ def loss_and_gradients(
         weight,
         optimizer=_REMEMBER,
         loss=loss,
+        negative_weight=negative_weight,
+        most_visited=most_visited,
         implementation=implementation,
         mesh=mesh,
     )

@@ -148,6 +148,26 @@ def test_sampled_negatives_weigh_as_much_as_the_labels_they_stand_for(mixed):
     problems.assert_close((value, (own, dx)), expected, 1e-5)
 
 
+def test_room_for_the_labels_there_are_is_enough(mixed):
+    x, positives = problems.batch()
+    negatives = sample_negatives(jax.random.key(1), mixed.labels, 11)
+    step = partial(loss_and_gradients, mixed, x, positives, negatives)
+    count = len(np.union1d(positives, negatives)) - 1  # Without -1.
+    problems.assert_close(step(most_visited=count), step())
+
+
+def test_the_weight_of_negatives_can_be_given(mixed):
+    x, positives = problems.batch()
+    everything = sample_negatives(jax.random.key(0), mixed.labels, mixed.labels)
+    value, _, _ = loss_and_gradients(
+        mixed, x, positives, everything, negative_weight=0.25
+    )
+    expected = problems.plain_loss(
+        mixed, problems.weights(mixed), x, positives, "bce", importance=0.25
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_labels_that_are_not_sampled_keep_their_weights_and_moments():
     made = problems.classifier(37)
     optimizer = optax.adam(0.1)
