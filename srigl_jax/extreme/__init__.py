@@ -8,7 +8,7 @@ from srigl_jax.extreme.labels import (
     sample_negatives,
 )
 from srigl_jax.extreme.metrics import Scores, inverse_propensities, score
-from srigl_jax.extreme.owners import Owners, by_label
+from srigl_jax.extreme.owners import Owners, by_label, start_from_examples
 from srigl_jax.extreme.prediction import top_labels
 from srigl_jax.extreme.topology import (
     grow_by_gradient,
@@ -37,6 +37,7 @@ __all__ = [
     "place",
     "sample_negatives",
     "score",
+    "start_from_examples",
     "top_labels",
     "train_step",
 ]

@@ -40,6 +40,9 @@ class Settings:
       batch_size: examples of a step.
       negatives: labels sampled for each step; 0 for all.
       negative_weight: see `training.train_step`; 0 for the unbiased one.
+      start_scale: of the logits that the classifier starts with, see
+        `owners.start_from_examples`; 0 for weights of 0.
+      start_power: likewise.
       loss: "bce" or "squared_hinge".
       bias: of every label at the start; a positive starts with it as its logit.
       optimizer: of the classifier: "sgd", "adagrad" or "adam".
@@ -64,10 +67,12 @@ class Settings:
     dense_labels: int = 0
     hashes: int = 1
     most_features: int = 32
-    most_labels: int = 32
+    most_labels: int = 8
     batch_size: int = 256
     negatives: int = 512
     negative_weight: float = 1.0
+    start_scale: float = 10.0
+    start_power: float = 0.8
     loss: str = "bce"
     bias: float = -5.0
     optimizer: str = "sgd"
@@ -130,6 +135,15 @@ class Network:
         if self.settings.method == "positives":
             # All weights are 0, so this replaces all that its examples can tell.
             state = self.grow(state, examples, owned, fraction=1.0)
+        if self.settings.start_scale:
+            state["classifier"] = extreme.start_from_examples(
+                state["classifier"],
+                self._encode_rows,
+                (state["encoder"], examples),
+                owned,
+                scale=self.settings.start_scale,
+                power=self.settings.start_power,
+            )
         return state
 
     def fresh(self, seed: int) -> State:
@@ -297,20 +311,19 @@ class Network:
             how["loss"] = self.settings.loss
             new = extreme.grow_by_gradient(*old, x, labels, fraction, **how)
         else:
-
-            def encode(inputs, numbers):
-                encoder, examples = inputs
-                return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
-
             inputs = state["encoder"], examples
             how["loss"] = self.settings.loss
             new = extreme.grow_by_positives(
-                *old, encode, inputs, labels, fraction, **how
+                *old, self._encode_rows, inputs, labels, fraction, **how
             )
         return state | dict(zip(("classifier", "classifier_state"), new, strict=True))
 
     def _encode(self, encoder, examples):
         return encoders.encode(encoder, examples, self.settings.width)
+
+    def _encode_rows(self, inputs, numbers):
+        encoder, examples = inputs
+        return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
 
     def _likeliest(self, encoder, classifier, count, examples):
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)

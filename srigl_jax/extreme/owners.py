@@ -5,14 +5,17 @@ its examples do, and they are few: going through those of every label costs as m
 there are positives, whatever the number of labels.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srigl_jax.extreme.classifier import Block
+from srigl_jax.extreme import rows
+from srigl_jax.extreme.classifier import Block, Classifier, expand
 
 PIECE = 512
 """Examples that are encoded at a time."""
@@ -44,6 +47,66 @@ def by_label(positives: np.ndarray) -> Owners:
     pairs = np.stack([positives[examples, columns], examples])
     labels, examples = np.unique(pairs, axis=1).astype(np.int32)
     return Owners(labels, examples)
+
+
+def start_from_examples(
+    classifier: Classifier,
+    encode: Encode,
+    inputs: Any,
+    owned: Owners,
+    *,
+    scale: float,
+    power: float,
+) -> Classifier:
+    """Weights that point at each label's examples, whatever its positions are.
+
+    With v_n the sum of the features of the label's examples, at its positions alone,
+    they become `scale * v_n / |v_n|^power`. That is the direction of the first step
+    of gradient descent from 0 on all examples. With features of length 1, dense
+    weights and power 1 a logit is, without its bias, `scale` times the cosine to the
+    mean example; a smaller power prefers labels of many examples.
+
+    Args:
+      classifier: keeps its bias; a label without examples gets the weights 0.
+      encode: gives the features of examples.
+      inputs: of `encode`.
+      owned: from `by_label`.
+      scale: of the logits.
+      power: how far the number of examples is divided out.
+    """
+    start = jax.jit(
+        partial(
+            _start_block,
+            encode=encode,
+            width=classifier.width,
+            scale=scale,
+            power=power,
+        )
+    )
+    blocks = tuple(start(block, inputs, owned) for block in classifier.blocks)
+    return dataclasses.replace(classifier, blocks=blocks)
+
+
+def _start_block(block: Block, inputs, owned, *, encode, width, scale, power) -> Block:
+    first = jnp.int32(block.first)
+
+    def visit(i, values):
+        part = rows.consecutive(block, first, i)
+
+        def contribution(examples, row):
+            del row
+            return encode(inputs, examples)
+
+        total = sums(owned, block, first, i, width, contribution)
+        if part.indices is not None:
+            indices = expand(part.indices, block.group)
+            total = jnp.take_along_axis(total, indices, axis=1)
+        length = jnp.linalg.norm(total, axis=1, keepdims=True)
+        return part.write(values, scale * total / jnp.maximum(length, 1e-12) ** power)
+
+    chunks = block.values.shape[0] // block.chunk
+    values = jax.lax.fori_loop(0, chunks, visit, block.values)
+    return dataclasses.replace(block, values=values)
 
 
 def sums(

@@ -1,6 +1,7 @@
 """A run with many labels through the trainer: what it leaves, resumes and refuses."""
 
 import json
+import pathlib
 import signal
 
 import numpy as np
@@ -9,12 +10,14 @@ import runs
 import tiny_wordnet
 
 from srigl_jax import predict
+from srigl_jax.config import load_config
 from srigl_jax.extreme import run as run_module
 from srigl_jax.extreme import tagger
 from srigl_jax.extreme.config import get_config, validate
 from srigl_jax.train import Stopped, train
 
 STEPS = 24
+CONFIGS = sorted(pathlib.Path(__file__).parents[2].glob("configs/extreme_*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +189,13 @@ def test_a_workdir_of_other_settings_is_refused(source, finished):
 def test_fields_that_cannot_work_are_named(source, fields, message):
     with pytest.raises(ValueError, match=message):
         validate(tiny_wordnet.config(source, **fields))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_are_accepted(path):
+    config = load_config(str(path))
+    validate(config)
+    assert path.stem == f"extreme_{config.dataset.name}"
 
 
 def test_fields_of_images_are_refused():

@@ -17,8 +17,10 @@ from srigl_jax.extreme import (
     grow_randomly,
     init,
     init_state,
+    start_from_examples,
     train_step,
 )
+from srigl_jax.extreme.classifier import row_indices
 
 OPTIMIZER = optax.adam(0.05)
 FRACTION = 0.4  # Of 5 weights 2.
@@ -163,6 +165,25 @@ def test_a_label_named_twice_counts_once():
     owned = by_label(np.array([[2, 0, 2], [2, -1, -1]]))
     assert owned.labels.tolist() == [0, 2, 2]
     assert owned.examples.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"group": 4, "dense_labels": 9}])
+def test_a_classifier_can_start_from_the_examples_of_its_labels(options):
+    before = problems.classifier(37, **options)
+    x, positives = problems.batch()
+    owned = by_label(np.asarray(positives))
+    after = start_from_examples(
+        before, lambda x, examples: x[examples], x, owned, scale=3.0, power=0.5
+    )
+    for old, new in zip(before.blocks, after.blocks, strict=True):
+        np.testing.assert_array_equal(new.bias, old.bias)
+        indices = row_indices(old)
+        for row in range(old.labels):
+            own = owned.examples[owned.labels == old.first + row]
+            total = np.asarray(x)[own].sum(axis=0)
+            total = total if indices is None else total[np.asarray(indices[row])]
+            expected = 3 * total / max(np.linalg.norm(total), 1e-12) ** 0.5
+            np.testing.assert_allclose(new.values[row], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_label_grows_no_more_than_has_a_gradient():
