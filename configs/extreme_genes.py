@@ -1,4 +1,4 @@
-"""753,521 labels, 32 weights each: the articles that cite a human gene.
+"""753,521 labels, 64 weights each: the articles that cite a human gene.
 
     python -m srigl_jax.train --config configs/extreme_genes.py --workdir runs/genes
     python -m srigl_jax.predict --model runs/genes --text "kinase chromosomeX PF00069"

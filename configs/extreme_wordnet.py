@@ -1,4 +1,4 @@
-"""WordNet's 113,595 labels, 32 weights each: the synsets that a gloss points to.
+"""WordNet's 113,595 labels, 64 weights each: the synsets that a gloss points to.
 
     python -m srigl_jax.train --config configs/extreme_wordnet.py --workdir runs/wordnet
     python -m srigl_jax.predict --model runs/wordnet --text "a small dog of the terrier"

@@ -28,7 +28,7 @@ VIEW_FIELDS = (
 
 
 def get_config() -> ConfigDict:
-    """WordNet's 113,595 labels, 32 weights each.
+    """WordNet's 113,595 labels, 64 weights each.
 
     The fields of `settings` are those of `srigl_jax.extreme.network.Settings`.
     """

@@ -61,8 +61,8 @@ class Settings:
     """
 
     method: str = "positives"
-    width: int = 4096
-    k: int = 32
+    width: int = 16384
+    k: int = 64
     group: int = 1
     dense_labels: int = 0
     hashes: int = 1
@@ -70,13 +70,13 @@ class Settings:
     most_labels: int = 8
     batch_size: int = 256
     negatives: int = 512
-    negative_weight: float = 1.0
+    negative_weight: float = 20.0
     start_scale: float = 10.0
     start_power: float = 0.8
     loss: str = "bce"
     bias: float = -5.0
     optimizer: str = "sgd"
-    learning_rate: float = 2000.0
+    learning_rate: float = 30.0
     bias_rate: float = 0.01
     encoder_rate: float = 0.0
     projection_rate: float = 0.003
@@ -170,6 +170,7 @@ class Network:
             bias=settings.bias,
             scale=0.0,
             dense_labels=self.labels if is_dense else settings.dense_labels,
+            chunk=_chunk(self.labels, settings.group),
         )
         state = {
             "step": jnp.int32(0),
@@ -327,6 +328,11 @@ class Network:
 
     def _likeliest(self, encoder, classifier, count, examples):
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
+
+
+def _chunk(labels: int, group: int) -> int:
+    """Rows worked on at a time: some hundreds, since few weights of each exist."""
+    return -(-min(512, labels) // group) * group
 
 
 def _scale_bias(factor: float) -> optax.GradientTransformation:

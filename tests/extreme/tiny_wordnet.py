@@ -46,7 +46,7 @@ def config(source: Path, **fields) -> ConfigDict:
     made.settings.update(
         {"width": 64, "k": 8, "batch_size": 8, "negatives": 0, "delta_t": 3}
     )
-    made.settings.update({"clusters": 4, "growth_batches": 2})
+    made.settings.update({"clusters": 4, "growth_batches": 2, "learning_rate": 300.0})
     dotted = {name.replace("__", "."): value for name, value in fields.items()}
     made.update_from_flattened_dict(dotted)
     return made
