@@ -4,7 +4,8 @@
     python -m srigl_jax.predict --model runs/wordnet --text "a small dog of the terrier"
 
 Expect P@1 27.9 % on 1,000 of the test glosses after one epoch, of which nearly all is
-there at the start (20 nearest neighbours: 29.8 %). It reads the files of Debian's package wordnet-base, or of --config.dataset.source_dir=DIR.
+there at the start (20 nearest neighbours: 29.8 %). It reads the files of Debian's
+package wordnet-base, or of --config.dataset.source_dir=DIR.
 """
 
 from ml_collections import ConfigDict
