@@ -213,7 +213,7 @@ def main() -> None:
         print(f"saved {measure.save(saved.stem, content)}")
 
 
-def _field(text: str) -> tuple[str, Any]:
+def config_field(text: str) -> tuple[str, Any]:
     """The name and value of a config field, `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not equals:
@@ -238,7 +238,11 @@ def _parse() -> argparse.Namespace:
         help="runs at a time, a core each; by default one, on all there is",
     )
     parser.add_argument(
-        "fields", nargs="*", type=_field, metavar="NAME=VALUE", help="config fields"
+        "fields",
+        nargs="*",
+        type=config_field,
+        metavar="NAME=VALUE",
+        help="config fields",
     )
     arguments = parser.parse_args()
     if arguments.scale is not None and not 0 < arguments.scale <= 1:

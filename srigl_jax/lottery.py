@@ -53,13 +53,33 @@ def find_ticket(
         directory = workdir / f"round-{number}"
         found = directory / "ticket.safetensors"
         if not found.exists():
-            train(_round(config, source), directory)
+            train(round_config(config, source), directory)
             check_config(workdir, config.to_dict(), ignore=VIEW_FIELDS)
             rewound, end = _read_round(directory)
             sparsity = round_sparsity(config, number + 1)
             starts.write_start(found, next_start(config, sparsity, rewound, end))
         source = found
     starts.write_start(workdir / starts.START, starts.read_masks(source))
+
+
+def round_config(config: ConfigDict, source: Path | None = None) -> ConfigDict:
+    """The config of a round before the last.
+
+    Args:
+      config: of the whole lottery.
+      source: file of the ticket that the round starts from; None is the dense network.
+    """
+    fields = {
+        "method": "static",
+        "sparsity": 0.0,
+        "distribution": "uniform",
+        "mask_from": str(source) if source else None,
+    }
+    this = ConfigDict(config.to_dict())
+    this.update(fields)
+    if this.pruning.rewind_step is None:
+        this.pruning.rewind_step = 0
+    return this
 
 
 def next_start(
@@ -90,20 +110,6 @@ def next_start(
     return starts.Start(
         starts.named_masks(masks, plan), starts.without_masks(rewound) | kept
     )
-
-
-def _round(config: ConfigDict, source: Path | None) -> ConfigDict:
-    fields = {
-        "method": "static",
-        "sparsity": 0.0,
-        "distribution": "uniform",
-        "mask_from": str(source) if source else None,
-    }
-    this = ConfigDict(config.to_dict())
-    this.update(fields)
-    if this.pruning.rewind_step is None:
-        this.pruning.rewind_step = 0
-    return this
 
 
 def _read_round(directory: Path) -> tuple[Leaves, Leaves]:

@@ -148,8 +148,13 @@ def first_masks(
 
 def keep_state(path: Path, state: State) -> None:
     """Writes all leaves of a state by name, masks included, to rewind to."""
-    named = jax.tree_util.tree_flatten_with_path(state)[0]
-    _write(path, {_name(path): np.asarray(leaf) for path, leaf in named})
+    _write(path, named_leaves(state))
+
+
+def named_leaves(state: State) -> dict[str, np.ndarray]:
+    """All leaves of a state by name, masks included, on the host."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def masks_in(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,7 +86,12 @@ def full_masks(params: Any, plan: Plan) -> Any:
 
 def without_full_masks(masks: Any) -> Any:
     """The same masks with `optax.MaskedNode()` for each that removes nothing."""
-    return jax.tree.map(lambda m: optax.MaskedNode() if np.all(m) else m, masks)
+
+    # Of numpy, so that concrete masks can be given to an optimizer inside a jit.
+    def drop(mask):
+        return optax.MaskedNode() if np.asarray(mask).all() else mask
+
+    return jax.tree.map(drop, masks)
 
 
 def densities_of(

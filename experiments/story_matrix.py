@@ -1,0 +1,201 @@
+"""What the story trains: its methods, its studies, and the rows that are finished.
+
+A cell is one method at one sparsity with one seed. Its directory,
+ROOT/METHOD-SPARSITY-SEED, holds the config that it had and, once it is finished,
+row.json. Both are written whole or not at all: the same command goes on.
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srigl_jax.config import VIEW_FIELDS, validate
+from srigl_jax.workdir import check_config
+
+ROW = "row.json"
+NETWORK = "network.safetensors"
+
+Fields = dict[str, Any]
+
+METHODS: dict[str, Fields] = {
+    "dense": {"method": "dense"},
+    "static": {"method": "static"},
+    "SNIP": {"method": "snip"},
+    "GraSP": {"method": "grasp"},
+    "SET": {"method": "set"},
+    "RigL": {"method": "rigl"},
+    "SNFS": {"method": "snfs"},
+    "SRigL without ablation": {"method": "srigl", "ablation": False},
+    "SRigL": {"method": "srigl"},
+    "neuron pruning": {"method": "neurons"},
+    "one-shot pruning": {"method": "one_shot"},
+    "gradual pruning": {"method": "gradual"},
+    "SR-STE": {"method": "sr_ste"},
+    "lottery ticket": {"method": "lottery", "pruning.rounds": 3},
+}
+"""What a name in tables stands for, as fields of the config."""
+
+MAIN = ("dense", "static", "RigL", "SRigL without ablation", "SRigL")
+GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+BLOCKS = (4, 8, 16, 32)
+LENGTHS = (2, 5)
+RATES = {"sgd": (0.03, 0.1, 0.2, 0.3), "adamw": (0.001, 0.003, 0.01)}
+HELD_OUT = 10_000
+
+
+def _methods(config: ConfigDict) -> dict[str, Fields]:
+    del config
+    return METHODS
+
+
+def _main(config: ConfigDict) -> dict[str, Fields]:
+    del config
+    return {name: METHODS[name] for name in MAIN}
+
+
+def _gammas(config: ConfigDict) -> dict[str, Fields]:
+    del config
+    return {f"SRigL, gamma {g:g}": METHODS["SRigL"] | {"gamma_sal": g} for g in GAMMAS}
+
+
+def _blocks(config: ConfigDict) -> dict[str, Fields]:
+    """Images are padded to 32 x 32, so that each block divides every fan-in."""
+    del config
+    padded = {"dataset.image_shape": (32, 32, 1), "distribution": "uniform"}
+    found = {"RigL, padded": METHODS["RigL"] | padded}
+    for name in ("SRigL", "SR-STE"):
+        for block in (*BLOCKS, None):
+            fields = METHODS[name] | padded | {"block": block}
+            found[f"{name}, M = {block or 'fan-in'}"] = fields
+    return found
+
+
+def _longer(config: ConfigDict) -> dict[str, Fields]:
+    return {
+        f"{name}, {times}x as long": METHODS[name] | {"epochs": times * config.epochs}
+        for times in LENGTHS
+        for name in MAIN
+    }
+
+
+def _rates(config: ConfigDict) -> dict[str, Fields]:
+    held_out = {"dataset.validation": HELD_OUT}
+    return {
+        f"{name}, rate {rate:g}": METHODS[name]
+        | {"optimizer.learning_rate": rate}
+        | held_out
+        for name in MAIN
+        for rate in RATES[config.optimizer.name]
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Cells that answer one question.
+
+    Attributes:
+      variants: from the config of the network to fields by name.
+      sparsities: at each of which a variant is trained, but dense ones.
+    """
+
+    variants: Callable[[ConfigDict], dict[str, Fields]]
+    sparsities: tuple[float, ...]
+
+
+STUDIES = {
+    "methods": Study(_methods, (0.8, 0.9, 0.95, 0.98, 0.99)),
+    "main": Study(_main, (0.9, 0.95, 0.99)),
+    "gammas": Study(_gammas, (0.9, 0.99)),
+    "blocks": Study(_blocks, (0.75, 0.875)),
+    "longer": Study(_longer, (0.95, 0.99)),
+    "rates": Study(_rates, (0.9, 0.99)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A network to train.
+
+    Attributes:
+      variant: its name in tables.
+      sparsity: 0 of dense ones.
+      seed: of weights, masks and order of the data.
+      config: what all that amounts to.
+      directory: of its row.
+    """
+
+    variant: str
+    sparsity: float
+    seed: int
+    config: ConfigDict
+    directory: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a row."""
+        return (self.directory / ROW).exists()
+
+    def claim(self) -> None:
+        """Makes its directory.
+
+        Raises:
+          ValueError: it is of another config; names the fields that differ.
+        """
+        check_config(self.directory, self.config.to_dict(), ignore=VIEW_FIELDS)
+
+    def row(self) -> dict[str, Any]:
+        """What became of it, once it is finished."""
+        return json.loads((self.directory / ROW).read_text())
+
+
+def make_cells(
+    config: ConfigDict,
+    variants: dict[str, Fields],
+    sparsities: Iterable[float],
+    seeds: Iterable[int],
+    root: Path,
+) -> list[Cell]:
+    """The cells of a matrix, those that differ only in their seed side by side.
+
+    Args:
+      config: of the network.
+      variants: fields that differ, by name.
+      sparsities: of all variants that are not dense.
+      seeds: of each.
+      root: of the cells' directories.
+
+    Raises:
+      ValueError: as `srigl_jax.config.validate`.
+    """
+    sparsities, seeds = list(sparsities), list(seeds)
+    cells = []
+    for variant, fields in variants.items():
+        for sparsity in [0.0] if fields["method"] == "dense" else sparsities:
+            for seed in seeds:
+                made = ConfigDict(config.to_dict())
+                made.update_from_flattened_dict(
+                    fields | {"sparsity": sparsity, "seed": seed}
+                )
+                validate(made)
+                directory = root / f"{_slug(variant)}-{sparsity:g}-{seed}"
+                cells.append(Cell(variant, sparsity, seed, made, directory))
+    return cells
+
+
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells that can be trained together: those that differ only in their seed."""
+
+    def kind(cell):
+        return cell.variant, cell.sparsity
+
+    return [list(found) for _, found in itertools.groupby(cells, kind)]
+
+
+def _slug(variant: str) -> str:
+    return re.sub(r"[^0-9A-Za-z.]+", "-", variant)

@@ -1,0 +1,234 @@
+"""The pictures of the studies, from the rows of their results."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from story_tables import Row
+
+COLORS = {
+    "SRigL": "tab:red",
+    "SRigL without ablation": "tab:orange",
+    "RigL": "tab:blue",
+    "SET": "tab:cyan",
+    "SNFS": "tab:purple",
+    "static": "tab:gray",
+    "SNIP": "tab:brown",
+    "GraSP": "tab:pink",
+    "gradual pruning": "tab:green",
+    "one-shot pruning": "tab:olive",
+}
+_STYLES = ("-", "--", ":", "-.")
+
+
+def accuracy(rows: list[Row], axis: Axes) -> None:
+    """Accuracy against sparsity, with intervals; dense as a line."""
+    for number, (variant, found) in enumerate(_by_variant(rows).items()):
+        style = _STYLES[number // 10 % len(_STYLES)]
+        if not found[0]["sparsity"]:
+            axis.axhline(found[0]["mean"], color="black", linewidth=1, label=variant)
+            continue
+        axis.errorbar(
+            [_place(row["sparsity"]) for row in found],
+            [row["mean"] for row in found],
+            [row["interval"] or 0 for row in found],
+            label=variant,
+            color=COLORS.get(variant),
+            linestyle=style if variant not in COLORS else "-",
+            marker=".",
+            capsize=2,
+        )
+    _sparsity_axis(rows, axis)
+    axis.set_ylabel(f"{rows[0]['split']} accuracy, %")
+
+
+def active(rows: list[Row], axis: Axes) -> None:
+    """The share of inner neurons that have a weight, against sparsity."""
+    for variant, found in _by_variant(rows).items():
+        if found[0]["active_share"] is None or variant not in COLORS:
+            continue
+        axis.plot(
+            [_place(row["sparsity"]) for row in found],
+            [100 * row["active_share"] for row in found],
+            label=variant,
+            color=COLORS[variant],
+            marker=".",
+        )
+    _sparsity_axis(rows, axis)
+    axis.set_ylabel("active inner neurons, %")
+
+
+def fan_ins(rows: list[Row], axes: list[Axes]) -> None:
+    """Neurons by their fan-in under RigL and SRigL, of the first seed."""
+    sparsest = max(row["sparsity"] for row in rows)
+    for variant in ("RigL", "SRigL"):
+        row = _find(rows, variant, sparsest)
+        inner = [layer for layer in row["layers"][:-1] if layer["fan_ins"]]
+        for axis, layer in zip(axes, inner, strict=False):
+            sizes = np.array([int(k) for k in layer["fan_ins"]])
+            neurons = np.array([*layer["fan_ins"].values()])
+            bins = np.arange(-0.5, max(sizes.max() + 1, 8) + 1)
+            axis.hist(
+                sizes,
+                bins,
+                weights=neurons,
+                label=variant,
+                color=COLORS[variant],
+                alpha=0.6,
+            )
+            axis.set(xlabel="fan-in", ylabel="neurons")
+            axis.set_title(f"{layer['name']}, {sparsest:.0%}", fontsize=9)
+            axis.legend(fontsize=7)
+
+
+def ablation(rows: list[Row], axis: Axes) -> None:
+    """What ablation adds to the accuracy of SRigL, from 95 % sparsity on."""
+    sparsities = [s for s in _sparsities(rows) if s >= 0.95]
+    for shift, variant in ((-0.2, "SRigL without ablation"), (0.2, "SRigL")):
+        found = [_find(rows, variant, s) for s in sparsities]
+        axis.bar(
+            np.arange(len(sparsities)) + shift,
+            [row["mean"] for row in found],
+            0.4,
+            yerr=[row["interval"] or 0 for row in found],
+            label=variant,
+            color=COLORS[variant],
+            capsize=3,
+        )
+    means = [_find(rows, "SRigL without ablation", s)["mean"] for s in sparsities]
+    axis.set_ylim(bottom=min(means) - 2)
+    axis.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
+    axis.set(xlabel="sparsity", ylabel=f"{rows[0]['split']} accuracy, %")
+
+
+def training_cost(rows: list[Row], axis: Axes) -> None:
+    """Accuracy against the FLOPs of training, relative to dense training."""
+    for variant, found in _by_variant(rows).items():
+        costs = [row["training_flops"] for row in found]
+        axis.plot(
+            [cost["method"] / cost["dense"] for cost in costs],
+            [row["mean"] for row in found],
+            label=variant,
+            color=COLORS.get(variant, None if found[0]["sparsity"] else "black"),
+            marker="." if found[0]["sparsity"] else "*",
+        )
+    axis.set_xscale("log")
+    axis.set(xlabel="FLOPs of training, dense = 1")
+    axis.set_ylabel(f"{rows[0]['split']} accuracy, %")
+
+
+def against_setting(what: str) -> Callable[[list[Row], Axes], None]:
+    """Accuracy against what comes last in the names of variants.
+
+    Args:
+      what: the name of the axis.
+    """
+
+    def panel(rows: list[Row], axis: Axes) -> None:
+        lines: dict[str, list] = {}
+        ticks: dict[str, int] = {}
+        for row in rows:
+            kind, _, value = row["variant"].partition(", ")
+            label = f"{kind}, {row['sparsity']:.1%}" if row["sparsity"] else kind
+            if value == "padded":
+                value = ""
+            if value:
+                ticks.setdefault(value, len(ticks))
+            lines.setdefault(label, []).append((value, row))
+        for label, points in lines.items():
+            if not points[0][0]:
+                axis.axhline(points[0][1]["mean"], linewidth=1, color="gray")
+                axis.annotate(label, (0, points[0][1]["mean"]), fontsize=6)
+                continue
+            axis.errorbar(
+                [ticks[value] for value, _ in points],
+                [row["mean"] for _, row in points],
+                [row["interval"] or 0 for _, row in points],
+                label=label,
+                marker=".",
+                capsize=2,
+            )
+        axis.set_xticks(range(len(ticks)), ticks, fontsize=7)
+        axis.set(xlabel=what, ylabel=f"{rows[0]['split']} accuracy, %")
+
+    return panel
+
+
+PANELS: dict[str, dict[str, Callable]] = {
+    "methods": {
+        "accuracy": accuracy,
+        "active": active,
+        "ablation": ablation,
+        "cost": training_cost,
+    },
+    "main": {"accuracy": accuracy, "active": active, "ablation": ablation},
+    "gammas": {"gamma": against_setting("gamma")},
+    "blocks": {"M": against_setting("M")},
+    "longer": {"length": against_setting("training")},
+    "rates": {"rate": against_setting("learning rate")},
+}
+
+
+def draw(rows: list[Row], study: str, path: Path) -> list[Path]:
+    """Draws what a study shows; returns the files.
+
+    Args:
+      rows: of its results.
+      study: of `story_matrix.STUDIES`.
+      path: of the files, `-PANEL.png` is added.
+    """
+    matplotlib.use("Agg")
+    drawn = []
+    for name, panel in PANELS[study].items():
+        figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        panel(rows, axis)
+        drawn.append(_save(figure, [axis], path.with_name(f"{path.name}_{name}.png")))
+    if {"RigL", "SRigL"} <= {row["variant"] for row in rows}:
+        figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+        fan_ins(rows, list(axes))
+        drawn.append(_save(figure, [], path.with_name(f"{path.name}_fan_ins.png")))
+    return drawn
+
+
+def _save(figure, axes, path: Path) -> Path:
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    for axis in axes:
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _place(sparsity: float) -> float:
+    """Sparsities are spread by what they leave: 80, 90, 95, 98, 99 % lie evenly."""
+    return -float(np.log10(1 - sparsity))
+
+
+def _sparsity_axis(rows: list[Row], axis: Axes) -> None:
+    sparsities = _sparsities(rows)
+    axis.set_xticks([_place(s) for s in sparsities], [f"{s:g}" for s in sparsities])
+    axis.set_xlabel("sparsity")
+
+
+def _sparsities(rows: list[Row]) -> list[float]:
+    return sorted({row["sparsity"] for row in rows} - {0.0})
+
+
+def _by_variant(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["sparsity"]):
+        found.setdefault(row["variant"], []).append(row)
+    order = list(dict.fromkeys(row["variant"] for row in rows))
+    return {variant: found[variant] for variant in order}
+
+
+def _find(rows: list[Row], variant: str, sparsity: float) -> Row:
+    for row in rows:
+        if (row["variant"], row["sparsity"]) == (variant, sparsity):
+            return row
+    raise ValueError(f"there is no row of {variant} at sparsity {sparsity}")

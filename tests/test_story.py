@@ -1,0 +1,192 @@
+"""Seeds trained together are what the trainer makes of each; rows outlive a stop."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import story
+import story_matrix
+import story_pictures
+import story_tables
+import story_train
+from runs import checkpoint, tiny
+
+from srigl_jax import data, starts
+from srigl_jax import train as train_lib
+from srigl_jax.config import load_config
+
+STEPS = 66
+METHODS = {
+    "srigl": {"method": "srigl"},
+    "set": {"method": "set"},  # Grows at random, by the seed.
+    "gradual": {"method": "gradual", "optimizer__name": "adamw", "ema": 0.9},
+    "snip": {"method": "snip"},
+    "lottery": {"method": "lottery", "pruning__rounds": 2, "pruning__rewind_step": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def dataset(config):
+    return data.load(**config.dataset.to_dict())
+
+
+def cells(root, seeds=(0,), variants=("dense", "SRigL"), **fields):
+    config = tiny(root / "data", epochs=1, **fields)
+    config.optimizer.warmup_epochs = 0.5
+    chosen = {name: story_matrix.METHODS[name] for name in variants}
+    return story_matrix.make_cells(config, chosen, [0.5], seeds, root / "cells")
+
+
+def finish(cell, accuracy, loss=1.0):
+    """A cell as it is left, of a network of two layers."""
+    cell.claim()
+    layer = {"sparse": True, "neurons": 8, "active": 6, "weights": 12, "shape": [4, 8]}
+    layer |= {"name": "layers/0/kernel", "fan_ins": {"0": 2, "2": 6}}
+    row = {
+        "accuracy": accuracy,
+        "loss": loss,
+        "split": "test",
+        "layers": [layer, layer | {"neurons": 2, "active": 2, "name": "head"}],
+        "training_flops": {"dense": 30.0, "method": 10.0},
+        "flops": {"dense": 10, "asked": 3.0, "learned": 3},
+        "seconds": 2.0,
+        "date": "2026-01-01",
+    }
+    if cell.variant == "dense":
+        for layer in row["layers"]:
+            layer |= {"sparse": False, "fan_ins": None}
+    (cell.directory / story_matrix.ROW).write_text(json.dumps(row))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_seed_among_others_trains_as_it_does_alone(
+    name, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train_lib, "write_report", lambda *args, **kwargs: None)
+    config = tiny(data_dir, track_exploration=False, seed=4, **METHODS[name])
+    expected = train_lib.train(config, tmp_path)
+    alone = checkpoint(tmp_path, STEPS)
+    for mode in ("vmap", "map"):
+        found = story_train.train_seeds(config, [3, 4], dataset(config), mode=mode)[1]
+        leaves = starts.named_leaves(found.state)
+        assert leaves.keys() == alone.keys()
+        for leaf, value in alone.items():
+            if value.dtype.kind == "f":
+                np.testing.assert_allclose(
+                    leaves[leaf], value, rtol=1e-3, atol=1e-4, err_msg=leaf
+                )
+            else:
+                np.testing.assert_array_equal(leaves[leaf], value, err_msg=leaf)
+        assert found.scores["accuracy"] == pytest.approx(expected["accuracy"], abs=0.01)
+
+
+def test_seeds_have_weights_masks_and_batches_of_their_own(data_dir):
+    config = tiny(data_dir, epochs=1, optimizer__warmup_epochs=0.5)
+    one, other = story_train.train_seeds(config, [0, 1], dataset(config))
+    masks = [starts.named_masks(found.masks, found.plan) for found in (one, other)]
+    assert all((masks[0][name] != masks[1][name]).any() for name in masks[0])
+
+
+def test_finished_cells_are_kept_and_the_others_trained(tmp_path):
+    matrix = cells(tmp_path, seeds=(0, 1))
+    finish(matrix[0], 0.5)
+    told = [line for lines in story.run(matrix, jobs=1, mode="map") for line in lines]
+    assert [line.split(":")[0] for line in told] == [
+        "dense 0% seed 1",
+        "SRigL 50% seed 0",
+        "SRigL 50% seed 1",
+    ]
+    assert matrix[0].row()["accuracy"] == 0.5
+    assert list(story.run(matrix, jobs=1, mode="map")) == []
+    (row,) = [r for r in story_tables.gather(matrix) if r["variant"] == "SRigL"]
+    assert row["seeds"] == [0, 1] and row["weights"] == 572
+    assert 0.3 < row["training_flops"]["method"] / row["training_flops"]["dense"] < 0.6
+
+
+def test_the_kept_network_is_the_one_that_was_trained(tmp_path):
+    (cell,) = cells(tmp_path, variants=["SRigL"])
+    list(story.run([cell], jobs=1, mode="map", keep=True))
+    network = starts.load((cell.directory / story_matrix.NETWORK).read_bytes())
+    (layer, _) = cell.row()["layers"]
+    mask = network["masks/layers/0/kernel"]
+    assert mask.sum() == layer["weights"]
+    assert not network["params/layers/0/kernel"][~mask].any()
+
+
+def test_a_cell_of_another_config_is_refused_with_the_fields_that_differ(tmp_path):
+    finish(cells(tmp_path)[0], 0.5)
+    with pytest.raises(ValueError, match="delta_t: workdir has 7, this run asks for 9"):
+        list(story.run(cells(tmp_path, delta_t=9), jobs=1, mode="map"))
+
+
+def test_cells_that_differ_only_in_their_seed_are_trained_together(tmp_path):
+    groups = story_matrix.groups(cells(tmp_path, seeds=(0, 1, 2)))
+    assert [[cell.seed for cell in group] for group in groups] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    for jobs in (1, 2):
+        matrix = cells(tmp_path / str(jobs))
+        (tmp_path / "compilations").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORY_COMPILATIONS", str(tmp_path / "compilations"))
+            assert len(list(story.run(matrix, jobs=jobs, mode="map"))) == 2
+        accuracies = [cell.row()["accuracy"] for cell in matrix]
+        if jobs == 1:
+            expected = accuracies
+    assert accuracies == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("network", ["mlp", "wide", "wrn", "vit"])
+@pytest.mark.parametrize("study", story_matrix.STUDIES)
+def test_every_study_is_a_matrix_of_valid_configs(network, study, tmp_path):
+    config = load_config(f"{story.CONFIG}:{network}")
+    chosen = story_matrix.STUDIES[study]
+    matrix = story_matrix.make_cells(
+        config, chosen.variants(config), chosen.sparsities, [0], tmp_path
+    )
+    assert len({cell.directory for cell in matrix}) == len(matrix)
+
+
+def test_an_interval_is_that_of_students_t():
+    # A standard deviation of 1; 4.302653 at two degrees of freedom.
+    assert story_tables.interval([1, 2, 3]) == pytest.approx(4.302653 / 3**0.5)
+    assert story_tables.interval([1]) is None
+
+
+def test_the_table_has_means_intervals_and_what_diverged(tmp_path):
+    matrix = cells(tmp_path, seeds=(0, 1), variants=("dense", "static", "SRigL"))
+    for cell, accuracy in zip(matrix, (0.9, 0.9, 0.5, 0.7, 0.1, 0.6), strict=True):
+        finish(cell, accuracy, loss=None if accuracy == 0.1 else 1.0)
+    rows = story_tables.gather(matrix)
+    assert story_tables.markdown(rows).splitlines() == [
+        "| test accuracy, % | 0.5 |",
+        "|---|---|",
+        "| dense | 90.00 ± 0.00 |",
+        "| static | 60.00 ± 127.06 |",
+        "| SRigL | 1 of 2 diverged |",
+    ]
+    assert [row["active_share"] for row in rows] == [None, 0.75, 0.75]
+
+
+@pytest.mark.parametrize("study", story_matrix.STUDIES)
+def test_every_study_has_its_pictures(study, tmp_path):
+    config = load_config(f"{story.CONFIG}:mlp")
+    chosen = story_matrix.STUDIES[study]
+    matrix = story_matrix.make_cells(
+        config, chosen.variants(config), chosen.sparsities, [0], tmp_path / "cells"
+    )
+    for cell in matrix:
+        finish(cell, 0.8)
+    drawn = story_pictures.draw(story_tables.gather(matrix), study, tmp_path / study)
+    assert [path for path in drawn if path.stat().st_size < 1000] == []
+    assert len(drawn) == len(story_pictures.PANELS[study]) + (
+        study in ("methods", "main")
+    )
+    assert pathlib.Path(drawn[0]).name.startswith(study)
