@@ -134,6 +134,8 @@ def main() -> None:
         _train_all(cells, arguments, console)
     except ValueError as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
+    if arguments.no_results:
+        return
     rows = story_tables.gather(cells)
     name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
     console.print(story_tables.markdown(rows), markup=False, highlight=False)
@@ -171,6 +173,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--keep", action="store_true", help="the network of each first seed"
+    )
+    parser.add_argument(
+        "--no-results", action="store_true", help="leave the rows in --root alone"
     )
     parser.add_argument("--name", help="of the results, if not NETWORK_STUDY")
     parser.add_argument("--root", type=Path, default=Path("runs/story"))

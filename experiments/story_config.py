@@ -15,15 +15,14 @@ NETWORKS = {
     "mlp": {
         "model": {"name": "mlp", "widths": (256, 256), "dropout": 0.0},
         "epochs": 5,
-        "optimizer.learning_rate": 0.1,
+        "optimizer.learning_rate": 0.2,
         "optimizer.weight_decay": 1e-4,
         "delta_t": 50,
     },
-    # A third of the neurons' inputs are gone before training starts.
     "wide": {
-        "model": {"name": "mlp", "widths": (1024, 1024), "dropout": 0.0},
+        "model": {"name": "mlp", "widths": (512, 512), "dropout": 0.0},
         "epochs": 5,
-        "optimizer.learning_rate": 0.1,
+        "optimizer.learning_rate": 0.2,
         "optimizer.weight_decay": 1e-4,
         "delta_t": 50,
     },

@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from srigl_jax import methods
 from srigl_jax.config import VIEW_FIELDS, validate
 from srigl_jax.workdir import check_config
 
@@ -41,6 +42,10 @@ METHODS: dict[str, Fields] = {
 }
 """What a name in tables stands for, as fields of the config."""
 
+# A neuron with a tenth of the inputs has larger weights and moves less in a step.
+DENSE_RATE = 0.5
+START_DENSE = ("dense", "lottery", *methods.STARTS_DENSE)
+
 MAIN = ("dense", "static", "RigL", "SRigL without ablation", "SRigL")
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 BLOCKS = (4, 8, 16, 32)
@@ -50,35 +55,54 @@ HELD_OUT = 10_000
 
 
 def _methods(config: ConfigDict) -> dict[str, Fields]:
-    del config
-    return METHODS
+    """All; those that start dense have the rate that is best for dense training."""
+    rate = {"optimizer.learning_rate": DENSE_RATE * config.optimizer.learning_rate}
+    return {
+        name: fields | (rate if fields["method"] in START_DENSE else {})
+        for name, fields in METHODS.items()
+    }
 
 
 def _main(config: ConfigDict) -> dict[str, Fields]:
-    del config
-    return {name: METHODS[name] for name in MAIN}
+    found = _methods(config)
+    return {name: found[name] for name in MAIN}
 
 
 def _gammas(config: ConfigDict) -> dict[str, Fields]:
-    del config
-    return {f"SRigL, gamma {g:g}": METHODS["SRigL"] | {"gamma_sal": g} for g in GAMMAS}
+    found = _methods(config)
+    return {f"SRigL, gamma {g:g}": found["SRigL"] | {"gamma_sal": g} for g in GAMMAS}
 
 
 def _blocks(config: ConfigDict) -> dict[str, Fields]:
-    """Images are padded to 32 x 32, so that each block divides every fan-in."""
-    del config
-    padded = {"dataset.image_shape": (32, 32, 1), "distribution": "uniform"}
-    found = {"RigL, padded": METHODS["RigL"] | padded}
+    found = {"RigL, padded": _padded(config, "RigL")}
     for name in ("SRigL", "SR-STE"):
         for block in (*BLOCKS, None):
-            fields = METHODS[name] | padded | {"block": block}
+            fields = _padded(config, name) | {"block": block}
             found[f"{name}, M = {block or 'fan-in'}"] = fields
     return found
 
 
+def _inference(config: ConfigDict) -> dict[str, Fields]:
+    found = {
+        f"{name}, padded": _padded(config, name)
+        for name in ("dense", "RigL", "neuron pruning")
+    }
+    for block in (None, 32):
+        fields = _padded(config, "SRigL") | {"block": block}
+        found[f"SRigL, M = {block or 'fan-in'}"] = fields
+    return found
+
+
+def _padded(config: ConfigDict, name: str) -> Fields:
+    """Of images of 32 x 32, so that each block divides every fan-in."""
+    padded = {"dataset.image_shape": (32, 32, 1), "distribution": "uniform"}
+    return _methods(config)[name] | padded
+
+
 def _longer(config: ConfigDict) -> dict[str, Fields]:
+    found = _methods(config)
     return {
-        f"{name}, {times}x as long": METHODS[name] | {"epochs": times * config.epochs}
+        f"{name}, {times}x as long": found[name] | {"epochs": times * config.epochs}
         for times in LENGTHS
         for name in MAIN
     }
@@ -111,9 +135,10 @@ class Study:
 STUDIES = {
     "methods": Study(_methods, (0.8, 0.9, 0.95, 0.98, 0.99)),
     "main": Study(_main, (0.9, 0.95, 0.99)),
-    "gammas": Study(_gammas, (0.9, 0.99)),
+    "gammas": Study(_gammas, (0.99,)),
     "blocks": Study(_blocks, (0.75, 0.875)),
-    "longer": Study(_longer, (0.95, 0.99)),
+    "inference": Study(_inference, (0.8, 0.9, 0.95)),
+    "longer": Study(_longer, (0.99,)),
     "rates": Study(_rates, (0.9, 0.99)),
 }
 

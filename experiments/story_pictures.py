@@ -167,6 +167,7 @@ PANELS: dict[str, dict[str, Callable]] = {
     "main": {"accuracy": accuracy, "active": active, "ablation": ablation},
     "gammas": {"gamma": against_setting("gamma")},
     "blocks": {"M": against_setting("M")},
+    "inference": {"accuracy": accuracy},
     "longer": {"length": against_setting("training")},
     "rates": {"rate": against_setting("learning rate")},
 }

@@ -11,7 +11,9 @@ def test_the_simulated_variance_is_that_of_the_formula(kind):
     norms = output_norms.squared_norms(kind, N, K, SAMPLES, seed=0)
     spread = ((norms - norms.mean()) ** 2).std() / SAMPLES**0.5
     assert norms.mean() == pytest.approx(1, abs=4 * (norms.var() / SAMPLES) ** 0.5)
-    assert norms.var() == pytest.approx(output_norms.FORMULAS[kind](N, K), abs=4 * spread)
+    assert norms.var() == pytest.approx(
+        output_norms.FORMULAS[kind](N, K), abs=4 * spread
+    )
 
 
 def test_a_constant_fan_in_lowers_the_variance_unless_it_is_full():
