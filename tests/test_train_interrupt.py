@@ -17,6 +17,9 @@ from srigl_jax.data import InMemoryDataset
 from srigl_jax.train import Stopped, train
 
 CONFIGS = {
+    "dense": lambda data_dir: tiny(data_dir, method="dense"),
+    "static": lambda data_dir: tiny(data_dir, method="static"),
+    "rigl": lambda data_dir: tiny(data_dir, method="rigl"),
     "srigl": lambda data_dir: tiny(data_dir, gradient_window=3),
     "set": lambda data_dir: tiny(data_dir, method="set", optimizer__name="adamw"),
     "convnet": tiny_convnet,
