@@ -131,7 +131,8 @@ def main() -> None:
             range(arguments.seeds),
             root,
         )
-        _train_all(cells, arguments, console)
+        if not arguments.gather_only:
+            _train_all(cells, arguments, console)
     except ValueError as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
     if arguments.no_results:
@@ -173,6 +174,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--keep", action="store_true", help="the network of each first seed"
+    )
+    parser.add_argument(
+        "--gather-only", action="store_true", help="train nothing that is missing"
     )
     parser.add_argument(
         "--no-results", action="store_true", help="leave the rows in --root alone"

@@ -10,6 +10,9 @@ from story_rows import active_share
 
 Row = dict[str, Any]
 
+# Of the first seed.
+_OF_LAYER = ("name", "sparse", "weights", "neurons", "active", "fan_ins")
+
 
 def interval(values: list[float]) -> float | None:
     """Half the width of the 95 % interval of a mean, by Student's t; None of one."""
@@ -41,7 +44,7 @@ def gather(cells: list[Cell]) -> list[Row]:
                     np.mean([sum(n["weights"] for n in row["layers"]) for row in found])
                 ),
                 "size": sum(math.prod(n["shape"]) for n in found[0]["layers"]),
-                "layers": [layer | {} for layer in found[0]["layers"]],
+                "layers": [{k: n[k] for k in _OF_LAYER} for n in found[0]["layers"]],
                 "training_flops": found[0]["training_flops"],
                 "flops": found[0]["flops"],
                 "seconds": float(np.mean([row["seconds"] for row in found])),
