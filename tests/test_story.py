@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import measure
 import numpy as np
 import pytest
 import story
@@ -190,3 +191,26 @@ def test_every_study_has_its_pictures(study, tmp_path):
         study in ("methods", "main")
     )
     assert pathlib.Path(drawn[0]).name.startswith(study)
+
+
+def test_the_command_gathers_what_is_finished(tmp_path, monkeypatch, capsys):
+    config = load_config(f"{story.CONFIG}:mlp")
+    variants = story_matrix.STUDIES["main"].variants(config)
+    matrix = story_matrix.make_cells(
+        config, variants, [0.9, 0.95], [0, 1], tmp_path / "mlp"
+    )
+    for cell in matrix:
+        if cell.seed == 0 or cell.variant != "static":
+            finish(cell, 0.8)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(story, "use_compilation_cache", lambda root: None)
+    command = ["story.py", "--study", "main", "--sparsities", "0.9", "0.95"]
+    command += ["--seeds", "2", "--root", str(tmp_path), "--gather-only"]
+    monkeypatch.setattr("sys.argv", command)
+    story.main()
+    saved = json.loads((tmp_path / "results" / "story_mlp_main.json").read_text())
+    assert {(row["variant"], len(row["seeds"])) for row in saved["rows"]} == {
+        (name, 1 if name == "static" else 2) for name in story_matrix.MAIN
+    }
+    assert "| SRigL | 80.00 ± 0.00 | 80.00 ± 0.00 |" in capsys.readouterr().out
+    assert (tmp_path / "results" / "story_mlp_main_accuracy.png").exists()
