@@ -56,11 +56,12 @@ def timed(command: list[str]) -> dict[str, float]:
 
 def time_matrix(network: str, root: Path) -> dict[str, float]:
     """Of the whole matrix, by story.py."""
-    command = [sys.executable, str(HERE / "story.py"), "--study", "main"]
+    fields = [f"{name}={value}" for name, value in FIELDS.items()]
+    command = [sys.executable, str(HERE / "story.py"), *fields, "--study", "main"]
     command += ["--network", network, "--root", str(root)]
     command += ["--no-results", "--seeds", str(SEEDS), "--methods", *SPARSE]
     command += ["--sparsities", *map(str, SPARSITIES)]
-    return timed(command + [f"{name}={value}" for name, value in FIELDS.items()])
+    return timed(command)
 
 
 def time_trainer(network: str, fields: dict[str, Any], workdir: Path) -> dict[str, Any]:
