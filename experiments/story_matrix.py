@@ -52,6 +52,14 @@ BLOCKS = (4, 8, 16, 32)
 LENGTHS = (2, 5)
 RATES = {"sgd": (0.03, 0.1, 0.2, 0.3), "adamw": (0.001, 0.003, 0.01)}
 HELD_OUT = 10_000
+SETTINGS: dict[str, Fields] = {
+    "delta_t 20": {"delta_t": 20},
+    "delta_t 100": {"delta_t": 100},
+    "alpha 0.5": {"alpha": 0.5},
+    "uniform": {"distribution": "uniform"},
+    "all candidates": {"growth_candidates": "all"},
+    "window of 10": {"gradient_window": 10},
+}
 
 
 def _methods(config: ConfigDict) -> dict[str, Fields]:
@@ -99,6 +107,16 @@ def _padded(config: ConfigDict, name: str) -> Fields:
     return _methods(config)[name] | padded
 
 
+def _settings(config: ConfigDict) -> dict[str, Fields]:
+    """What else might decide between structured and unstructured masks."""
+    found = _methods(config)
+    return {
+        f"{name}, {setting}": found[name] | fields
+        for setting, fields in SETTINGS.items()
+        for name in ("RigL", "SRigL")
+    }
+
+
 def _longer(config: ConfigDict) -> dict[str, Fields]:
     found = _methods(config)
     return {
@@ -139,6 +157,7 @@ STUDIES = {
     "blocks": Study(_blocks, (0.75, 0.875)),
     "inference": Study(_inference, (0.8, 0.9, 0.95)),
     "longer": Study(_longer, (0.99,)),
+    "settings": Study(_settings, (0.99,)),
     "rates": Study(_rates, (0.9, 0.99)),
 }
 

@@ -169,6 +169,7 @@ PANELS: dict[str, dict[str, Callable]] = {
     "blocks": {"M": against_setting("M")},
     "inference": {"accuracy": accuracy},
     "longer": {"length": against_setting("training")},
+    "settings": {"setting": against_setting("setting")},
     "rates": {"rate": against_setting("learning rate")},
 }
 
