@@ -18,7 +18,6 @@ import matplotlib
 import matplotlib.pyplot as plt
 import measure
 import numpy as np
-from rich.console import Console
 
 from srigl_jax.sparsity import init_masks, make_plan
 
@@ -134,7 +133,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20_000)
     arguments = parser.parse_args()
     rows = measure_all(arguments.neurons, arguments.fan_ins, arguments.samples)
-    Console().print(markdown(rows), markup=False, highlight=False)
+    print(markdown(rows))
     path = measure.save("output_norms", {"rows": rows})
     draw(rows, path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png').name}")

@@ -139,7 +139,7 @@ def main() -> None:
         return
     rows = story_tables.gather(cells)
     name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
-    console.print(story_tables.markdown(rows), markup=False, highlight=False)
+    print(story_tables.markdown(rows))
     content = {"config": config.to_dict(), "rows": rows}
     print(f"saved {measure.save(name, content)}")
     for path in story_pictures.draw(rows, arguments.study, measure.RESULTS / name):

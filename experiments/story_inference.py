@@ -28,7 +28,6 @@ import scipy.sparse
 import story_pictures
 from flax import nnx
 from ml_collections import ConfigDict
-from rich.console import Console
 from safetensors.numpy import load
 from story_matrix import NETWORK, STUDIES, make_cells
 
@@ -216,7 +215,7 @@ def main() -> None:
         }
         for (variant, sparsity), (_, form) in made.items()
     ]
-    Console().print(markdown(rows), markup=False, highlight=False)
+    print(markdown(rows))
     path = measure.save("story_inference", {"rows": rows})
     draw(rows, path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png').name}")

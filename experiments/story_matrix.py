@@ -34,7 +34,7 @@ METHODS: dict[str, Fields] = {
     "SNFS": {"method": "snfs"},
     "SRigL without ablation": {"method": "srigl", "ablation": False},
     "SRigL": {"method": "srigl"},
-    "neuron pruning": {"method": "neurons"},
+    "neuron pruning": {"method": "neurons", "distribution": "uniform"},
     "one-shot pruning": {"method": "one_shot"},
     "gradual pruning": {"method": "gradual"},
     "SR-STE": {"method": "sr_ste"},

@@ -21,6 +21,7 @@ COLORS = {
     "gradual pruning": "tab:green",
     "one-shot pruning": "tab:olive",
 }
+_COMPARED = ("RigL", "SRigL")
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -63,9 +64,11 @@ def active(rows: list[Row], axis: Axes) -> None:
 
 def fan_ins(rows: list[Row], axes: list[Axes]) -> None:
     """Neurons by their fan-in under RigL and SRigL, of the first seed."""
-    sparsest = max(row["sparsity"] for row in rows)
-    for variant in ("RigL", "SRigL"):
-        row = _find(rows, variant, sparsest)
+    found = {(row["variant"], row["sparsity"]): row for row in rows}
+    sparsest = max(s for variant, s in found if variant in _COMPARED)
+    for variant in _COMPARED:
+        if (row := found.get((variant, sparsest))) is None:
+            continue
         inner = [layer for layer in row["layers"][:-1] if layer["fan_ins"]]
         for axis, layer in zip(axes, inner, strict=False):
             sizes = np.array([int(k) for k in layer["fan_ins"]])
@@ -85,21 +88,28 @@ def fan_ins(rows: list[Row], axes: list[Axes]) -> None:
 
 
 def ablation(rows: list[Row], axis: Axes) -> None:
-    """What ablation adds to the accuracy of SRigL, from 95 % sparsity on."""
-    sparsities = [s for s in _sparsities(rows) if s >= 0.95]
-    for shift, variant in ((-0.2, "SRigL without ablation"), (0.2, "SRigL")):
-        found = [_find(rows, variant, s) for s in sparsities]
+    """SRigL with and without ablation, from 95 % sparsity on, as bars."""
+    bars = {-0.2: "SRigL without ablation", 0.2: "SRigL"}
+    found = {(row["variant"], row["sparsity"]): row for row in rows}
+    sparsities = [
+        s
+        for s in _sparsities(rows)
+        if s >= 0.95 and all((variant, s) in found for variant in bars.values())
+    ]
+    for shift, variant in bars.items():
         axis.bar(
             np.arange(len(sparsities)) + shift,
-            [row["mean"] for row in found],
+            [found[variant, s]["mean"] for s in sparsities],
             0.4,
-            yerr=[row["interval"] or 0 for row in found],
+            yerr=[found[variant, s]["interval"] or 0 for s in sparsities],
             label=variant,
             color=COLORS[variant],
             capsize=3,
         )
-    means = [_find(rows, "SRigL without ablation", s)["mean"] for s in sparsities]
-    axis.set_ylim(bottom=min(means) - 2)
+    lowest = min(
+        (found[v, s]["mean"] for v in bars.values() for s in sparsities), default=0
+    )
+    axis.set_ylim(bottom=max(0, lowest - 2))
     axis.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
     axis.set(xlabel="sparsity", ylabel=f"{rows[0]['split']} accuracy, %")
 
@@ -188,7 +198,7 @@ def draw(rows: list[Row], study: str, path: Path) -> list[Path]:
         figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         panel(rows, axis)
         drawn.append(_save(figure, [axis], path.with_name(f"{path.name}_{name}.png")))
-    if {"RigL", "SRigL"} <= {row["variant"] for row in rows}:
+    if set(_COMPARED) <= {row["variant"] for row in rows}:
         figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
         fan_ins(rows, list(axes))
         drawn.append(_save(figure, [], path.with_name(f"{path.name}_fan_ins.png")))
@@ -227,10 +237,3 @@ def _by_variant(rows: list[Row]) -> dict[str, list[Row]]:
         found.setdefault(row["variant"], []).append(row)
     order = list(dict.fromkeys(row["variant"] for row in rows))
     return {variant: found[variant] for variant in order}
-
-
-def _find(rows: list[Row], variant: str, sparsity: float) -> Row:
-    for row in rows:
-        if (row["variant"], row["sparsity"]) == (variant, sparsity):
-            return row
-    raise ValueError(f"there is no row of {variant} at sparsity {sparsity}")
