@@ -62,6 +62,7 @@ def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
     }
     told = []
     for cell, network in zip(cells, trained, strict=True):
+        cell.claim()
         if keep and cell is cells[0]:
             story_rows.write_network(network, cell.directory)
         row = story_rows.make_row(network, dataset)
@@ -82,7 +83,8 @@ def run(
       ValueError: a directory is of another config; as `train_seeds`.
     """
     for cell in cells:
-        cell.claim()
+        if cell.is_finished:
+            cell.claim()
     left = [cell for cell in cells if not cell.is_finished]
     waiting = story_matrix.groups(left)
     if jobs == 1:

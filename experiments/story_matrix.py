@@ -186,7 +186,7 @@ class Cell:
         return (self.directory / ROW).exists()
 
     def claim(self) -> None:
-        """Makes its directory.
+        """Makes its directory, with its config.
 
         Raises:
           ValueError: it is of another config; names the fields that differ.
