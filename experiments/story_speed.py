@@ -6,7 +6,7 @@ The matrix is 60 runs of an epoch of Fashion-MNIST: four methods, three sparsiti
 seeds, by experiments/story.py from nothing, with an empty cache of compilations. Of the
 trainer a sample of the same runs is timed, half of it before the matrix and half after,
 each a process of its own on the same core; the time of all 60 is extrapolated from
-their mean. Writes results/story_speed.json, with the wall time and the processor time
+their median, for on a shared machine one may be stopped for minutes. Writes results/story_speed.json, with the wall time and the processor time
 of every process, and the accuracies that both reach.
 """
 
@@ -128,7 +128,7 @@ def summary(
     Returns:
       `matrix`, `extrapolated` for all runs by the trainer, and `faster`, their ratio.
     """
-    alone = {k: count * float(np.mean([run[k] for run in runs])) for k in together}
+    alone = {k: count * float(np.median([run[k] for run in runs])) for k in together}
     return {
         "runs": count,
         "sample": len(runs),

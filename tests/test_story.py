@@ -144,7 +144,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert accuracies == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.parametrize("network", ["mlp", "wide", "wrn", "vit"])
+@pytest.mark.parametrize("network", ["mlp", "narrow", "wide", "wrn", "vit"])
 @pytest.mark.parametrize("study", story_matrix.STUDIES)
 def test_every_study_is_a_matrix_of_valid_configs(network, study, tmp_path):
     config = load_config(f"{story.CONFIG}:{network}")

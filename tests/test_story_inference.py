@@ -56,7 +56,7 @@ def test_a_network_that_computes_something_else_is_refused(kept, monkeypatch):
 
 
 def test_the_time_of_all_runs_is_extrapolated_from_a_sample():
-    runs = [{"wall": 10.0, "processor": 8.0}, {"wall": 20.0, "processor": 10.0}]
+    runs = [{"wall": w, "processor": p} for w, p in ((10, 8), (900, 9), (15, 10))]
     found = story_speed.summary(runs, {"wall": 100.0, "processor": 60.0}, count=60)
     assert found["extrapolated"] == {"wall": 900.0, "processor": 540.0}
     assert found["faster"] == {"wall": 9.0, "processor": 9.0}
