@@ -142,7 +142,10 @@ def main() -> None:
     rows = story_tables.gather(cells)
     name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
     print(story_tables.markdown(rows))
-    content = {"config": config.to_dict(), "rows": rows}
+    differences = story_tables.differences(rows)
+    if differences:
+        print(f"\n{story_tables.differences_markdown(differences)}")
+    content = {"config": config.to_dict(), "rows": rows, "differences": differences}
     print(f"saved {measure.save(name, content)}")
     for path in story_pictures.draw(rows, arguments.study, measure.RESULTS / name):
         print(f"saved {path}")

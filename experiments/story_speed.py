@@ -6,8 +6,9 @@ The matrix is 60 runs of an epoch of Fashion-MNIST: four methods, three sparsiti
 seeds, by experiments/story.py from nothing, with an empty cache of compilations. Of the
 trainer a sample of the same runs is timed, half of it before the matrix and half after,
 each a process of its own on the same core; the time of all 60 is extrapolated from
-their median, for on a shared machine one may be stopped for minutes. Writes results/story_speed.json, with the wall time and the processor time
-of every process, and the accuracies that both reach.
+their median, for on a shared machine one may be stopped for minutes. Writes
+results/story_speed.json, with the wall time and the processor time of every process,
+and the accuracies that both reach.
 """
 
 import argparse

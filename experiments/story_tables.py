@@ -10,6 +10,13 @@ from story_rows import active_share
 
 Row = dict[str, Any]
 
+PAIRS = (
+    ("SRigL", "SRigL without ablation"),
+    ("SRigL", "RigL"),
+    ("SRigL", "static"),
+    ("RigL", "static"),
+)
+
 # Of the first seed.
 _OF_LAYER = ("name", "sparse", "weights", "neurons", "active", "fan_ins")
 
@@ -54,6 +61,52 @@ def gather(cells: list[Cell]) -> list[Row]:
     return rows
 
 
+def differences(rows: list[Row]) -> list[Row]:
+    """By how much one method is ahead of another, in percentage points.
+
+    Seeds are compared with themselves: both methods see the same batches.
+
+    Returns:
+      For each of `PAIRS` and each sparsity that has both: `mean` and `interval` of the
+      differences of the seeds that both have.
+    """
+    found = {(row["variant"], row["sparsity"]): row for row in rows}
+    made = []
+    for one, other in PAIRS:
+        for sparsity in sorted({row["sparsity"] for row in rows}):
+            pair = [found.get((variant, sparsity)) for variant in (one, other)]
+            if None in pair:
+                continue
+            first, second = (
+                dict(zip(row["seeds"], row["accuracies"], strict=True)) for row in pair
+            )
+            seeds = sorted(first.keys() & second.keys())
+            ahead = [first[seed] - second[seed] for seed in seeds]
+            made.append(
+                {
+                    "of": one,
+                    "over": other,
+                    "sparsity": sparsity,
+                    "seeds": seeds,
+                    "mean": float(np.mean(ahead)),
+                    "interval": interval(ahead),
+                }
+            )
+    return made
+
+
+def differences_markdown(made: list[Row]) -> str:
+    """A line a pair, a column a sparsity."""
+    sparsities = sorted({row["sparsity"] for row in made})
+    lines = ["| ahead by, points |" + "".join(f" {s:g} |" for s in sparsities)]
+    lines.append("|---|" + "---|" * len(sparsities))
+    cells = {(r["of"], r["over"], r["sparsity"]): _signed(r) for r in made}
+    for one, other in dict.fromkeys((row["of"], row["over"]) for row in made):
+        line = (f" {cells.get((one, other, s), '')} |" for s in sparsities)
+        lines.append(f"| {one} over {other} |" + "".join(line))
+    return "\n".join(lines)
+
+
 def markdown(rows: list[Row]) -> str:
     """Accuracies: a line a variant, a column a sparsity."""
     cells = {(row["variant"], row["sparsity"]): _cell(row) for row in rows}
@@ -66,6 +119,11 @@ def markdown(rows: list[Row]) -> str:
         line = (f" {dense or cells.get((variant, s), '')} |" for s in sparsities)
         lines.append(f"| {variant} |" + "".join(line))
     return "\n".join(lines)
+
+
+def _signed(row: Row) -> str:
+    spread = f" ± {row['interval']:.2f}" if row["interval"] is not None else ""
+    return f"{row['mean']:+.2f}{spread}"
 
 
 def _cell(row: Row) -> str:

@@ -176,6 +176,20 @@ def test_the_table_has_means_intervals_and_what_diverged(tmp_path):
     assert [row["active_share"] for row in rows] == [None, 0.75, 0.75]
 
 
+def test_methods_are_compared_seed_by_seed(tmp_path):
+    matrix = cells(tmp_path, seeds=(0, 1), variants=("static", "SRigL"))
+    for cell, accuracy in zip(matrix, (0.5, 0.7, 0.52, 0.73), strict=True):
+        finish(cell, accuracy)
+    (found,) = story_tables.differences(story_tables.gather(matrix))
+    assert (found["of"], found["over"], found["seeds"]) == ("SRigL", "static", [0, 1])
+    # 2 and 3 points: half a point of standard error, 12.7062 at one degree of freedom.
+    assert found["mean"] == pytest.approx(2.5)
+    assert found["interval"] == pytest.approx(6.3531, abs=1e-3)
+    assert story_tables.differences_markdown([found]).splitlines()[-1] == (
+        "| SRigL over static | +2.50 ± 6.35 |"
+    )
+
+
 @pytest.mark.parametrize("study", story_matrix.STUDIES)
 def test_every_study_has_its_pictures(study, tmp_path):
     config = load_config(f"{story.CONFIG}:mlp")
