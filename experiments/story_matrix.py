@@ -55,6 +55,7 @@ HELD_OUT = 10_000
 SETTINGS: dict[str, Fields] = {
     "delta_t 20": {"delta_t": 20},
     "delta_t 100": {"delta_t": 100},
+    "alpha 0": {"alpha": 0.0},
     "alpha 0.5": {"alpha": 0.5},
     "uniform": {"distribution": "uniform"},
     "all candidates": {"growth_candidates": "all"},
