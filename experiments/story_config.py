@@ -58,7 +58,7 @@ NETWORKS = {
             "mlp_ratio": 4,
             "class_token": False,
         },
-        "epochs": 5,
+        "epochs": 3,
         "optimizer.name": "adamw",
         "optimizer.learning_rate": 3e-3,
         "optimizer.weight_decay": 0.05,
