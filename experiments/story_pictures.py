@@ -20,7 +20,11 @@ COLORS = {
     "GraSP": "tab:pink",
     "gradual pruning": "tab:green",
     "one-shot pruning": "tab:olive",
+    "neuron pruning": "black",
+    "SR-STE": "darkblue",
+    "lottery ticket": "darkgreen",
 }
+_USUAL = ("static", "SET", "RigL", "SRigL", "GraSP")
 _COMPARED = ("RigL", "SRigL")
 _STYLES = ("-", "--", ":", "-.")
 
@@ -43,6 +47,10 @@ def accuracy(rows: list[Row], axis: Axes) -> None:
             capsize=2,
         )
     _sparsity_axis(rows, axis)
+    # What collapses would press all else together.
+    usual = [row["mean"] for row in rows if row["variant"] in _USUAL]
+    if usual:
+        axis.set_ylim(bottom=max(0, min(usual) - 2))
     axis.set_ylabel(f"{rows[0]['split']} accuracy, %")
 
 
