@@ -50,7 +50,8 @@ def accuracy(rows: list[Row], axis: Axes) -> None:
     # What collapses would press all else together.
     usual = [row["mean"] for row in rows if row["variant"] in _USUAL]
     if usual:
-        axis.set_ylim(bottom=max(0, min(usual) - 2))
+        highest = max(row["mean"] for row in rows)
+        axis.set_ylim(max(0, min(usual) - 2), highest + 1)
     axis.set_ylabel(f"{rows[0]['split']} accuracy, %")
 
 
