@@ -112,7 +112,9 @@ def train_step(
     how = Step(optimizer, losses.find(loss), implementation)
     chosen = None
     if negatives is not None:
-        chosen = rows.choose(positives, negatives, classifier.labels, negative_weight)
+        chosen = rows.choose(
+            positives, negatives, classifier.labels, negative_weight, most_visited
+        )
     scale = jnp.asarray(weight, jnp.float32) / x.shape[0]
     batch = Batch(x.astype(jnp.float32), positives, scale, chosen)
     if mesh is None:

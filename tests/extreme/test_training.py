@@ -14,6 +14,7 @@ from srigl_jax.extreme import (
     init_state,
     labels,
     loss_and_gradients,
+    rows,
     sample_negatives,
     train_step,
 )
@@ -154,6 +155,20 @@ def test_room_for_the_labels_there_are_is_enough(mixed):
     step = partial(loss_and_gradients, mixed, x, positives, negatives)
     count = len(np.union1d(positives, negatives)) - 1  # Without -1.
     problems.assert_close(step(most_visited=count), step())
+
+
+def test_no_rows_are_visited_beyond_the_room(mixed, monkeypatch):
+    x, positives = problems.batch()
+    negatives = sample_negatives(jax.random.key(1), mixed.labels, 11)
+    visited = set()
+
+    def split(chosen, size, split=rows.split):
+        visited.add(chosen.labels.size)
+        return split(chosen, size)
+
+    monkeypatch.setattr(rows, "split", split)
+    loss_and_gradients(mixed, x, positives, negatives, most_visited=20)
+    assert visited == {21}  # One for padding.
 
 
 def test_the_weight_of_negatives_can_be_given(mixed):
