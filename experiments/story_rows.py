@@ -35,8 +35,7 @@ def make_row(trained: Trained, dataset: data.InMemoryDataset) -> dict[str, Any]:
         nnx.eval_shape(lambda: make_model(config, dataset)), dataset.image_shape
     )
     total = total_costs(layer_costs(network, trained.plan, masks))
-    per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    steps = per_epoch * config.epochs
+    steps = data.training_steps(dataset.num_train, config.batch_size, config.epochs)
     removed = methods.removed_shares(config, steps, steps)
     training = training_costs(total, config.method, config.delta_t, 1, removed)
     loss, accuracy = trained.scores["loss"], trained.scores["accuracy"]

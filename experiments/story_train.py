@@ -162,7 +162,7 @@ def _train(
     config = ready[0].config
     seeds = [seed.config.seed for seed in ready]
     per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    total, rewind_step = per_epoch * config.epochs, config.pruning.rewind_step
+    total, rewind_step = _steps(config, dataset), config.pruning.rewind_step
     step = int(ready[0].state["step"])
     axes = jax.tree.map(lambda leaf: _axis(leaf, mode), ready[0].state)
     states = _stack([seed.state for seed in ready], axes)
@@ -228,7 +228,11 @@ def _make_run(first: _Seed, forward, dataset, axes, mode):
 
 def _optimizer(config, dataset, masks):
     per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
-    return make_optimizer(config, per_epoch * config.epochs, per_epoch, masks)
+    return make_optimizer(config, _steps(config, dataset), per_epoch, masks)
+
+
+def _steps(config: ConfigDict, dataset: data.InMemoryDataset) -> int:
+    return data.training_steps(dataset.num_train, config.batch_size, config.epochs)
 
 
 def _indices(seeds, steps, config, dataset) -> np.ndarray:
