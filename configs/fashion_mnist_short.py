@@ -26,7 +26,7 @@ RECIPES = {
 
 
 def get_config(model: str = "wide_resnet") -> ConfigDict:
-    """300 steps, with a topology update every 10 up to step 225.
+    """300 steps, with a topology update every 25 up to step 225.
 
     Args:
       model: "resnet18" or "wide_resnet", given behind the file's name and a colon.
@@ -45,7 +45,7 @@ def get_config(model: str = "wide_resnet") -> ConfigDict:
         config.model.dropout = 0.0
     config.batch_size = batch_size
     config.epochs = STEPS / ((TRAIN_IMAGES - held_out) // batch_size)
-    config.delta_t = 10
+    config.delta_t = 25
     config.optimizer.schedule = "cosine"
     config.log_every = 10
     config.eval_every = STEPS
