@@ -129,14 +129,24 @@ def _setting(text: str) -> tuple[str, Any]:
 def main() -> None:
     """Runs the sections asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--evaluated", type=int, default=0)
-    parser.add_argument("--validation", type=int, default=0)
-    parser.add_argument("--set", nargs="+", type=_setting, default=())
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, one epoch, 256 texts scored"
+    )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="on WordNet")
+    add("--seeds", nargs="+", type=int, default=(0, 1, 2), help="of what trains")
+    add("--epochs", type=int, default=2, help="of training on WordNet")
+    add("--evaluated", type=int, default=0, help="texts scored, 0 for all")
+    add("--validation", type=int, default=0, help="training texts to score on instead")
+    add(
+        *("--set", "-s"),
+        nargs="+",
+        type=_setting,
+        default=(),
+        metavar="FIELD=VALUE",
+        help="of srigl_jax.extreme.network.Settings",
+    )
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.epochs, args.evaluated = args.seeds[:1], 1, 256
