@@ -195,7 +195,6 @@ def trained_points(workdir: str, only: tuple[str, ...]) -> Iterator[tuple]:
 
 
 def _conv_shape(name, kernel, side, module) -> LayerShape:
-
     strides = module.strides or 1
     stride = strides if isinstance(strides, int) else strides[0]
     padding = module.padding

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from srigl_jax.data import DATASETS
 from srigl_jax.data.randaugment import MAX_MAGNITUDE
+from srigl_jax.field_checks import check_choice, check_within
 from srigl_jax.methods import BLOCKED, METHODS, RANKING
 from srigl_jax.models import MODELS
 from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
@@ -165,30 +166,30 @@ def validate(config: ConfigDict) -> None:
       ValueError: names the field, its value, and what is accepted.
     """
     _check_fields(config)
-    _choice("method", config.method, METHODS)
-    _choice("distribution", config.distribution, DISTRIBUTIONS)
-    _choice("growth_candidates", config.growth_candidates, ("inactive", "all"))
-    _choice("dataset.name", config.dataset.name, DATASETS)
-    _choice("model.name", config.model.name, MODELS)
+    check_choice("method", config.method, METHODS)
+    check_choice("distribution", config.distribution, DISTRIBUTIONS)
+    check_choice("growth_candidates", config.growth_candidates, ("inactive", "all"))
+    check_choice("dataset.name", config.dataset.name, DATASETS)
+    check_choice("model.name", config.model.name, MODELS)
     _check_model(config.model)
-    _choice("dtype", config.dtype, DTYPES)
+    check_choice("dtype", config.dtype, DTYPES)
     check_sparsity(config.sparsity)
-    _within("gamma_sal", config.gamma_sal, 0, 1)
-    _within("alpha", config.alpha, 0, 1)
-    _within("label_smoothing", config.label_smoothing, 0, 1)
-    _within("seed", config.seed, 0, 2**31 - 1)
-    _within("dataset.validation", config.dataset.validation, 0)
+    check_within("gamma_sal", config.gamma_sal, 0, 1)
+    check_within("alpha", config.alpha, 0, 1)
+    check_within("label_smoothing", config.label_smoothing, 0, 1)
+    check_within("seed", config.seed, 0, 2**31 - 1)
+    check_within("dataset.validation", config.dataset.validation, 0)
     _check_data(config.dataset)
     _check_augment(config.augment)
     at_least_one = ("batch_size", "accumulate", "delta_t", "gradient_window")
     at_least_one += ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     for name in at_least_one:
-        _within(name, config[name], 1)
+        check_within(name, config[name], 1)
     if not 0 < config.epochs < math.inf:
         raise ValueError(f"epochs is {config.epochs}: give a number above 0")
     for name, size in config.mesh.items():
         if size is not None:
-            _within(f"mesh.{name}", size, 1)
+            check_within(f"mesh.{name}", size, 1)
     if config.batch_size % config.accumulate:
         raise ValueError(
             f"accumulate is {config.accumulate}: give a number of micro-batches that "
@@ -206,9 +207,9 @@ def validate(config: ConfigDict) -> None:
 def _check_method(config) -> None:
     """Refuses fields that the method could not follow."""
     method, pruning = config.method, config.pruning
-    _within("pruning.start", pruning.start, 0, 1)
-    _within("pruning.ste_decay", pruning.ste_decay, 0)
-    _within("pruning.rounds", pruning.rounds, 1)
+    check_within("pruning.start", pruning.start, 0, 1)
+    check_within("pruning.ste_decay", pruning.ste_decay, 0)
+    check_within("pruning.rounds", pruning.rounds, 1)
     if not pruning.start <= pruning.end < 1:
         raise ValueError(
             f"pruning.end is {pruning.end}: give a share of the training from "
@@ -235,14 +236,14 @@ def _check_method(config) -> None:
             "choose method=static"
         )
     if pruning.rewind_step is not None:
-        _within("pruning.rewind_step", pruning.rewind_step, 0)
+        check_within("pruning.rewind_step", pruning.rewind_step, 0)
         if method not in ("static", "lottery"):
             raise ValueError(
                 f"pruning.rewind_step is {pruning.rewind_step}, but {method} does not "
                 "rewind: choose method=lottery"
             )
     if config.block is not None:
-        _within("block", config.block, 1)
+        check_within("block", config.block, 1)
         if method not in BLOCKED:
             raise ValueError(
                 f"block is {config.block}, but N:M sparsity needs method=srigl or "
@@ -293,16 +294,16 @@ def _fields(config, prefix="") -> Iterator[str]:
 
 
 def _check_optimizer(optimizer, epochs) -> None:
-    _choice("optimizer.name", optimizer.name, OPTIMIZERS)
-    _choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
-    _within("optimizer.momentum", optimizer.momentum, 0, 1)
-    _within("optimizer.learning_rate", optimizer.learning_rate, 0)
-    _within("optimizer.weight_decay", optimizer.weight_decay, 0)
-    _within("optimizer.clip_norm", optimizer.clip_norm, 0)
-    _within("optimizer.decay_factor", optimizer.decay_factor, 0, 1)
-    _within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
+    check_choice("optimizer.name", optimizer.name, OPTIMIZERS)
+    check_choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
+    check_within("optimizer.momentum", optimizer.momentum, 0, 1)
+    check_within("optimizer.learning_rate", optimizer.learning_rate, 0)
+    check_within("optimizer.weight_decay", optimizer.weight_decay, 0)
+    check_within("optimizer.clip_norm", optimizer.clip_norm, 0)
+    check_within("optimizer.decay_factor", optimizer.decay_factor, 0, 1)
+    check_within("optimizer.warmup_epochs", optimizer.warmup_epochs, 0)
     if optimizer.reference_batch is not None:
-        _within("optimizer.reference_batch", optimizer.reference_batch, 1)
+        check_within("optimizer.reference_batch", optimizer.reference_batch, 1)
     if optimizer.warmup_epochs >= epochs:
         raise ValueError(
             f"optimizer.warmup_epochs is {optimizer.warmup_epochs}: give fewer than "
@@ -319,9 +320,9 @@ def _check_optimizer(optimizer, epochs) -> None:
 
 
 def _check_data(dataset) -> None:
-    _within("dataset.workers", dataset.workers, 0)
+    check_within("dataset.workers", dataset.workers, 0)
     for name in ("classes", "examples"):
-        _within(f"dataset.{name}", dataset[name], 1)
+        check_within(f"dataset.{name}", dataset[name], 1)
     shape = dataset.image_shape
     sizes = shape if isinstance(shape, tuple | list) else [shape]
     if len(sizes) not in (0, 3) or not all(
@@ -334,8 +335,8 @@ def _check_data(dataset) -> None:
 
 def _check_augment(augment) -> None:
     for name in ("crop_padding", "randaugment", "mixup", "cutmix"):
-        _within(f"augment.{name}", augment[name], 0)
-    _within("augment.magnitude", augment.magnitude, 0, MAX_MAGNITUDE)
+        check_within(f"augment.{name}", augment[name], 0)
+    check_within("augment.magnitude", augment.magnitude, 0, MAX_MAGNITUDE)
 
 
 def _check_model(model) -> None:
@@ -361,7 +362,7 @@ def _check_model(model) -> None:
                 raise ValueError(f"model.{name} is {value!r}: give True or False")
             continue
         if isinstance(known[name], float):
-            _within(f"model.{name}", value, 0, 1)
+            check_within(f"model.{name}", value, 0, 1)
             continue
         is_one = isinstance(known[name], int)
         sizes = value if isinstance(value, tuple | list) else [value]
@@ -370,15 +371,3 @@ def _check_model(model) -> None:
         ):
             wanted = "a whole number" if is_one else "whole numbers"
             raise ValueError(f"model.{name} is {value!r}: give {wanted}, at least 1")
-
-
-def _choice(field, value, accepted) -> None:
-    if value not in accepted:
-        raise ValueError(f"{field} is {value!r}: choose one of {', '.join(accepted)}")
-
-
-def _within(field, value, low, high=math.inf) -> None:
-    # Written so that NaN, which compares false to all, is refused.
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{field} is {value}: give a number {bounds}")

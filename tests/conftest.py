@@ -21,6 +21,7 @@ if jaxlib.version.__version_info__ < (0, 11):
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
 import jax  # noqa: E402  It reads XLA_FLAGS once.
+import pytest  # noqa: E402
 
 # Programs compiled by one test are found by the next, by the other worker, by the
 # processes that tests start, and by the next run: to load one takes half as long as to
@@ -30,3 +31,9 @@ _USER = os.getuid() if hasattr(os, "getuid") else 0
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f"srigl_jax_test_compilations_{_USER}"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Where the runs of a module keep their prepared data."""
+    return tmp_path_factory.mktemp("data")

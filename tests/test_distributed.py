@@ -31,11 +31,6 @@ def no_report():
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def alone(data_dir, tmp_path_factory):
     """The workdir of the run of one process and one device."""
     workdir = tmp_path_factory.mktemp("alone")

@@ -26,11 +26,6 @@ STEP = 66
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def workdirs(data_dir, tmp_path_factory):
     """Runs of which hidden neurons were ablated, not to be changed."""
     made = {}

@@ -27,11 +27,6 @@ METHODS = {
 MODES = {"srigl": ("vmap", "map"), "set": ("vmap",), "lottery": ("vmap",)}
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 def dataset(config):
     return data.load(**config.dataset.to_dict())
 

@@ -55,11 +55,6 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     """Gives the finished run of a method, trained when it is first asked for."""
     finished = {}

@@ -53,11 +53,6 @@ def no_report():
         yield
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def uninterrupted(request, data_dir, tmp_path_factory):
     config = CONFIGS[request.param](data_dir)

@@ -48,11 +48,6 @@ def no_report():
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     """Gives the config and workdir of a method, trained when it is first asked for."""
     finished = {}

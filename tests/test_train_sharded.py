@@ -129,11 +129,6 @@ def no_report():
         yield
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
 NETWORKS = {
     "mlp": lambda data_dir, **fields: tiny(data_dir, gamma_sal=0.9, ema=0.9, **fields),
     # Batch statistics are of the whole batch, or these would differ.

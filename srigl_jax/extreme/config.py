@@ -5,13 +5,13 @@
 """
 
 import dataclasses
-import math
 
 from ml_collections import ConfigDict, config_dict
 
 from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.losses import LOSSES
 from srigl_jax.extreme.network import METHODS, OPTIMIZERS, Settings
+from srigl_jax.field_checks import check_choice, check_within
 
 TASK = "labels"
 
@@ -65,16 +65,16 @@ def validate(config: ConfigDict) -> Settings:
     """
     _check_fields(config, get_config())
     settings = config.settings
-    _choice("dataset.name", config.dataset.name, corpus.NAMES)
-    _choice("settings.method", settings.method, METHODS)
-    _choice("settings.loss", settings.loss, LOSSES)
-    _choice("settings.optimizer", settings.optimizer, OPTIMIZERS)
+    check_choice("dataset.name", config.dataset.name, corpus.NAMES)
+    check_choice("settings.method", settings.method, METHODS)
+    check_choice("settings.loss", settings.loss, LOSSES)
+    check_choice("settings.optimizer", settings.optimizer, OPTIMIZERS)
     names = ("epochs", "log_every", "eval_every", "checkpoint_every")
     for name in (*names, "keep_checkpoints"):
-        _within(name, config[name], 1)
+        check_within(name, config[name], 1)
     names = ("width", "k", "group", "hashes", "most_features", "most_labels")
     for name in (*names, "batch_size", "delta_t", "growth_batches", "clusters"):
-        _within(f"settings.{name}", settings[name], 1)
+        check_within(f"settings.{name}", settings[name], 1)
     names = ("dense_labels", "negatives", "negative_weight", "learning_rate")
     for name in (
         *names,
@@ -83,13 +83,13 @@ def validate(config: ConfigDict) -> Settings:
         "projection_rate",
         "auxiliary_weight",
     ):
-        _within(f"settings.{name}", settings[name], 0)
+        check_within(f"settings.{name}", settings[name], 0)
     for name in ("alpha", "grow_until"):
-        _within(f"settings.{name}", settings[name], 0, 1)
+        check_within(f"settings.{name}", settings[name], 0, 1)
     for name in ("validation", "examples"):
-        _within(f"dataset.{name}", config.dataset[name], 0)
-    _within("eval_examples", config.eval_examples, 0)
-    _within("seed", config.seed, 0, 2**31 - 1)
+        check_within(f"dataset.{name}", config.dataset[name], 0)
+    check_within("eval_examples", config.eval_examples, 0)
+    check_within("seed", config.seed, 0, 2**31 - 1)
     if settings.k > settings.width:
         raise ValueError(
             f"settings.k is {settings.k}: give at most settings.width, {settings.width}"
@@ -113,15 +113,3 @@ def _check_fields(config, default, prefix="") -> None:
     for name, value in default.items():
         if isinstance(value, ConfigDict):
             _check_fields(config[name], value, f"{prefix}{name}.")
-
-
-def _choice(field, value, accepted) -> None:
-    if value not in accepted:
-        raise ValueError(f"{field} is {value!r}: choose one of {', '.join(accepted)}")
-
-
-def _within(field, value, low, high=math.inf) -> None:
-    # Written so that NaN, which compares false to all, is refused.
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{field} is {value}: give a number {bounds}")
