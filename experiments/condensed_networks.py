@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from bursts import Contender, local, one_line
@@ -18,10 +19,14 @@ from foreign import Engine, describe_network
 from srigl_jax import models
 from srigl_jax.analysis.network import read_network
 from srigl_jax.condensed.convert import condense_model
-from srigl_jax.condensed.dense import all_dense
+from srigl_jax.condensed.description import Description
+from srigl_jax.predictor import stablehlo_files
 from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import init_masks, map_layers, sparse_he_normal
 from srigl_jax.sparsity.plan import make_plan
+
+FORMS = ("dense", "condensed")
+"""Of the layers in exported files."""
 
 ABLATED = 0.05
 """Share of the neurons of inner layers that the random masks ablate."""
@@ -118,7 +123,7 @@ def _randomise_norms(model, images, rng: np.random.Generator) -> None:
 def contenders(
     network: Network, batch: int, threads: int, engines: Mapping[str, Engine]
 ) -> tuple[dict[str, Contender], dict[str, str], dict[str, Any]]:
-    """Jitted dense and condensed, and ONNX Runtime, on the same pixels.
+    """Jitted dense and condensed, exported, and ONNX Runtime, on the same pixels.
 
     Args:
       network: with its masks.
@@ -128,8 +133,8 @@ def contenders(
 
     Returns:
       Contenders by name, each called once; why others are left out by name; facts: the
-      forms of layers, the largest differences of logits from the dense network's, and
-      useful FLOPs.
+      forms of layers, the largest differences of logits from the dense network's,
+      useful FLOPs, and the bytes of exported files.
     """
     images = _pixels(np.random.default_rng(1), batch, network.image_shape)
     conversion = condense_model(
@@ -144,7 +149,10 @@ def contenders(
         "ours: condensed": _jitted(conversion.model, images),
     }
     skipped: dict[str, str] = {}
-    folded = all_dense(condense_model(network.model, network.masks, batch_size=batch))
+    folded = condense_model(network.model, network.masks, form="dense")
+    artefacts = {f"StableHLO {form}": _artefact(network, form) for form in FORMS}
+    for name, artefact in artefacts.items():
+        made[name] = _exported(artefact, images)
     for name, model in (
         ("ONNX Runtime dense", network.model),
         ("ONNX Runtime, folded and narrowed", folded.model),
@@ -172,6 +180,7 @@ def contenders(
         "layers": {c.name: [c.form, c.reason] for c in conversion.layers},
         "flops": sum(2 * w * rows for w, rows in flops(network, batch).values()),
         "bytes": {n: c.weights_bytes for n, c in made.items() if c.weights_bytes},
+        "file_bytes": {name: len(artefact) for name, artefact in artefacts.items()},
     }
     return made, skipped, facts
 
@@ -190,6 +199,25 @@ def _jitted(model: nnx.Module, images: np.ndarray) -> Contender:
     x = jnp.asarray(images)
     made = local(lambda: call(x))
     return dataclasses.replace(made, weights_bytes=size_read(model, len(images)))
+
+
+def _artefact(network: Network, form: str) -> bytes:
+    """The StableHLO file that `srigl_jax.export` would write, of layers in a form."""
+    converted = condense_model(
+        network.model, network.masks, form=form, implementation="xla"
+    )
+    shape, classes = network.image_shape, tuple("0123456789")
+    # Normalises as `from_pixels` does; what the network is called plays no part.
+    mean, std = (128.0,) * shape[2], (64.0,) * shape[2]
+    description = Description("", {}, "", shape, mean, std, classes)
+    path = Path("network.stablehlo")
+    return stablehlo_files(path, converted.model, description)[path]
+
+
+def _exported(artefact: bytes, images: np.ndarray) -> Contender:
+    call = jax.jit(jax.export.deserialize(bytearray(artefact)).call)
+    x = jnp.asarray(images)
+    return local(lambda: call(x))
 
 
 def _as_onnx(model: nnx.Module, image_shape: tuple[int, int, int]) -> bytes:

@@ -166,6 +166,10 @@ def network_table(rows: list[Row]) -> Table:
             difference = row["difference"].get(name)
             share = row["share"].get(name)
             forms = ", ".join(f"{n} {form}" for form, n in row["forms"].items())
+            if (size := row["file_bytes"].get(name)) is not None:
+                note = f"a file of {size / 2**20:.1f} MiB"
+            else:
+                note = forms if is_ours else ""
             table.add_row(
                 row["network"],
                 str(row["batch"]),
@@ -175,7 +179,7 @@ def network_table(rows: list[Row]) -> Table:
                 "" if is_ours else f"{_times(ours.get(name))}x",
                 f"{share:.0%} {row['share_of']}" if share is not None else "",
                 "" if difference is None else f"{difference:.1e}",
-                forms if is_ours else "",
+                note,
             )
         table.add_section()
     return table

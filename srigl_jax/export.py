@@ -9,6 +9,9 @@ Takes the last complete checkpoint of a run, as `srigl_jax.train` leaves it. For
 - `dense`: the same, but all layers dense, without their ablated neurons.
 - `stablehlo`: dense, without its ablated neurons: one file for CPU, CUDA and TPU and
   for any batch size, which `jax.export.deserialize` reads without this library.
+- `stablehlo_condensed`: the same with condensed layers, in plain XLA: a file as small
+  as the weights that are left, but slower, convolutions above all, since XLA has to
+  write layers out for anything but a few examples.
 - `onnx`: dense, without its ablated neurons, for any batch size.
 
 All take stored pixels: the normalisation of the images is part of what is written.
@@ -31,7 +34,6 @@ from flax import nnx
 
 from srigl_jax.condensed import storage
 from srigl_jax.condensed.convert import Conversion, condense_model, tolerance
-from srigl_jax.condensed.dense import all_dense
 from srigl_jax.condensed.description import Description
 from srigl_jax.predict import at_least_one
 from srigl_jax.predictor import load_predictor, on_pixels, stablehlo_files
@@ -41,12 +43,18 @@ FORMATS = {
     "condensed": "condensed",
     "dense": "dense",
     "stablehlo": "model.stablehlo",
+    "stablehlo_condensed": "condensed.stablehlo",
     "onnx": "model.onnx",
 }
 """What each format is called in the workdir, unless `--output` says otherwise."""
 
-# XLA would write condensed layers of a batch size unknown out as dense at every call.
-DENSE_FORMATS = ("dense", "stablehlo", "onnx")
+# The form that all layers have in a format, which then leaves nothing to choose.
+_FORMS = {
+    "dense": "dense",
+    "stablehlo": "dense",
+    "stablehlo_condensed": "condensed",
+    "onnx": "dense",
+}
 
 _CHECKED_IMAGES = 64
 
@@ -87,9 +95,9 @@ def export(
     _check_output(output, format, overwrite)
     if format == "onnx":
         _check_onnx()
-    if autotune and format in DENSE_FORMATS:
+    if autotune and format in _FORMS:
         raise ValueError(
-            f"autotune has nothing to choose: in {format} layers are dense"
+            f"autotune has nothing to choose: in {format} layers are {_FORMS[format]}"
         )
     print(f"reading {workdir}", flush=True)
     trained = load_trained(workdir, data_dir=data_dir, source_dir=source_dir)
@@ -119,16 +127,15 @@ def _convert(
     format: str,
     autotune: bool,
 ) -> Conversion:
-    is_dense = format in DENSE_FORMATS
-    conversion = condense_model(
+    return condense_model(
         trained.model,
         trained.masks,
         batch_size=description.batch_size,
         autotune=autotune,
-        implementation="xla" if is_dense else "auto",
+        form=_FORMS.get(format),
+        implementation="xla" if format in _FORMS else "auto",
         example_shape=description.image_shape,
     )
-    return all_dense(conversion) if is_dense else conversion
 
 
 def _write_directory(output, model, description):
@@ -174,6 +181,7 @@ _WRITERS: dict[str, Callable[..., Callable]] = {
     "condensed": _write_directory,
     "dense": _write_directory,
     "stablehlo": _write_stablehlo,
+    "stablehlo_condensed": _write_stablehlo,
     "onnx": _write_onnx,
 }
 

@@ -142,8 +142,11 @@ def test_a_networks_row_has_its_forms_and_differences():
     model = models.create("mlp", (4, 4, 1), 3, rngs=nnx.Rngs(0), widths=(40, 24))
     network = condensed_networks.randomised("tiny", (4, 4, 1), model, 0.5, "0")
     made, _, facts = condensed_networks.contenders(network, 2, 1, {})
-    assert {"XLA dense", "ours: condensed"} <= made.keys()
-    assert facts["difference"]["ours: condensed"] < 1e-4
+    exported = {"StableHLO dense", "StableHLO condensed"}
+    assert {"XLA dense", "ours: condensed"} | exported <= made.keys()
+    assert facts["file_bytes"].keys() == exported
+    for name in ("ours: condensed", *exported):
+        assert facts["difference"][name] < 1e-4
     assert sum(facts["forms"].values()) == 3
 
 

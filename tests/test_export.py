@@ -117,8 +117,9 @@ def test_the_description_is_that_of_the_run(workdir):
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_stablehlo_runs_without_this_library_at_any_batch_size(workdir, batch):
-    output = export(workdir, "stablehlo")
+@pytest.mark.parametrize("format", ["stablehlo", "stablehlo_condensed"])
+def test_stablehlo_runs_without_this_library_at_any_batch_size(workdir, format, batch):
+    output = export(workdir, format)
     exported = jax.export.deserialize(bytearray(output.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     x = images(workdir, batch)

@@ -84,6 +84,13 @@ def candidates(
     return {name: module for name, module in made.items() if module is not None}
 
 
+def as_asked(layer: Layer, form: str) -> tuple[str, str]:
+    """The form asked for, or "dense" where the layer cannot take it; and why."""
+    if form != "dense" and layer.obstacle:
+        return "dense", layer.obstacle
+    return form, "as asked for"
+
+
 def by_rule(layer: Layer, rows: int, implementation: str) -> tuple[str, str]:
     """Decides by `CROSSOVERS` on a CPU; elsewhere nothing was measured: "dense".
 

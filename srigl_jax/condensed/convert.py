@@ -87,6 +87,7 @@ def condense_model(
     batch_size: int = 1,
     links: Sequence[Link] | None = None,
     autotune: bool = False,
+    form: str | None = None,
     implementation: str = "auto",
     example_shape: tuple[int, ...] | None = None,
 ) -> Conversion:
@@ -106,6 +107,8 @@ def condense_model(
       autotune: whether to time each form of each layer on this machine, some seconds
         in all, even of layers of which every weight exists; the choice is otherwise by
         `choose.CROSSOVERS`.
+      form: "dense" or "condensed", for all layers alike that can take it and lack a
+        weight, where a format of file asks for one of them.
       implementation: of condensed layers: "auto", "xla" or "native"; or "pallas", which
         has no convolution: those take "auto" beside it. On GPUs and TPUs the rule
         leaves every layer dense, so there only autotuning chooses it.
@@ -115,10 +118,10 @@ def condense_model(
 
     Raises:
       ValueError: the masks do not fit the model, a link does not, `example_shape` is
-        missing, or the new network computes something else, for which wrong links
-        are the one cause known.
+        missing, there is no such form, or the new network computes something else,
+        for which wrong links are the one cause known.
     """
-    _check_options(batch_size, autotune, implementation, example_shape)
+    _check_options(batch_size, autotune, form, implementation, example_shape)
     if read_layer("", model, None) is not None:
         raise ValueError("the model is a bare layer: put it in a module of its own")
     links = _find_links(model, links)
@@ -149,6 +152,7 @@ def condense_model(
             implementation,
             shapes.get(name),
             batch_size,
+            form,
             timings if autotune else None,
         )
         set_module(converted, name, module)
@@ -197,7 +201,7 @@ def _fold(before: Mapping[str, Layer], modules, links) -> dict[str, Layer]:
     return folding.narrow(folding.simplify(layers, links), links)
 
 
-def _choose(before, layer, module, implementation, spec, batch_size, timings):
+def _choose(before, layer, module, implementation, spec, batch_size, form, timings):
     """The module that stands for a layer from now on, and the report on it."""
     is_narrowed = layer.kernel.shape != before.kernel.shape
     rows = batch_size
@@ -209,6 +213,8 @@ def _choose(before, layer, module, implementation, spec, batch_size, timings):
     modules: dict[str, nnx.Module] = {}
     if layer.mask.all() and (timings is None or layer.obstacle):
         form, reason = "dense", "every weight exists"
+    elif form is not None:
+        form, reason = choose.as_asked(layer, form)
     elif timings is None or layer.obstacle:
         form, reason = choose.by_rule(layer, rows, implementation)
     elif spec is None:
@@ -233,13 +239,20 @@ def _choose(before, layer, module, implementation, spec, batch_size, timings):
     return modules[form], choice
 
 
-def _check_options(batch_size, autotune, implementation, example_shape) -> None:
+def _check_options(batch_size, autotune, form, implementation, example_shape) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give an integer from 1 up")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation is {implementation!r}: choose one of {IMPLEMENTATIONS}"
         )
+    if form not in (None, "dense", "condensed"):
+        raise ValueError(
+            f'form is {form!r}: give "dense" or "condensed", or leave it out to have '
+            "each layer's chosen"
+        )
+    if autotune and form is not None:
+        raise ValueError(f"autotune has nothing to choose: form is {form!r}")
     if autotune and example_shape is None:
         raise ValueError(
             "autotune needs example_shape, the shape of one example: (32, 32, 3), say"

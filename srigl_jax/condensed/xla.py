@@ -1,6 +1,7 @@
 """The condensed product in plain XLA: every platform, and the reference.
 
-Two formulations, chosen by the batch size, which is known when a program is traced:
+Two formulations, chosen by the batch size, when a program is traced, or, exported for
+any size, when it is compiled:
 
 - *gather*, for a few examples: read k inputs for each neuron, multiply, sum.
 - *densify*, for batches: write a chunk of neurons out as dense rows, and let XLA's
@@ -44,13 +45,14 @@ def product(
     # Where weights are constants XLA would compute the dense layer as it compiles.
     values, indices = jax.lax.optimization_barrier((values, indices))
     batch = x.shape[0]
-    # A symbolic batch, of an exported program, must serve large ones.
-    is_small = isinstance(batch, int) and batch <= GATHER_BATCH
-    if is_small:
-        rows_of, row_bytes = partial(_gathered, x), 4 * batch * values.shape[1]
+    if not isinstance(batch, int):
+        # One of the branches is gone once the size is known and the program compiled.
+        is_small = jnp.asarray(batch) <= GATHER_BATCH
+        y = jax.lax.cond(is_small, _by_gathering, _by_densifying, x, values, indices)
+    elif batch <= GATHER_BATCH:
+        y = _by_gathering(x, values, indices)
     else:
-        rows_of, row_bytes = partial(_densified, x), 4 * fan_in
-    y = _over_chunks(rows_of, row_bytes, values, indices)
+        y = _by_densifying(x, values, indices)
     return y.T.astype(jnp.promote_types(x.dtype, values.dtype))
 
 
@@ -86,6 +88,15 @@ def value_gradient(x: jax.Array, dy: jax.Array, indices: jax.Array) -> jax.Array
         return jnp.sum(inputs[indices] * dy, 1, dtype=jnp.float32)
 
     return jax.lax.map(column, indices.T.astype(jnp.int32)).T
+
+
+def _by_gathering(x, values, indices):
+    row_bytes = 4 * GATHER_BATCH * values.shape[1]
+    return _over_chunks(partial(_gathered, x), row_bytes, values, indices)
+
+
+def _by_densifying(x, values, indices):
+    return _over_chunks(partial(_densified, x), 4 * x.shape[1], values, indices)
 
 
 def _gathered(x, values, indices):

@@ -203,6 +203,19 @@ def test_a_symbolic_batch_can_be_exported(rng):
         assert_close(exported.call(x), x @ dense + bias)
 
 
+@pytest.mark.parametrize("batch", [1, 256])
+def test_of_an_exported_program_only_the_formulation_for_its_batch_is_compiled(
+    rng, batch
+):
+    c, _, _ = random_layer(rng, 3072, 768, 307)
+    (any_batch,) = jax.export.symbolic_shape("batch")
+    f = jax.jit(lambda x: condensed_matmul(x, c, "xla"))
+    exported = jax.export.export(f)(jax.ShapeDtypeStruct((any_batch, 3072), "float32"))
+    x = np.zeros((batch, 3072), np.float32)
+    known = temporary_bytes(f, x)
+    assert temporary_bytes(exported.call, x) < known + xla.CHUNK_BYTES // 8
+
+
 @pytest.mark.parametrize("implementation", ["auto", "xla"])
 def test_a_layer_without_inputs_gives_its_bias(implementation):
     c = condense(np.zeros((0, 3), np.float32), np.zeros((0, 3)), np.arange(3.0))

@@ -1,6 +1,4 @@
-"""Networks whose condensed layers are written out, and whole networks on disk."""
-
-import math
+"""Networks with all their layers in one form, in memory and on disk."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +8,8 @@ import pytest
 from flax import nnx
 
 from srigl_jax import models
-from srigl_jax.condensed import choose, storage
+from srigl_jax.condensed import storage
 from srigl_jax.condensed.convert import condense_model
-from srigl_jax.condensed.dense import all_dense
 from srigl_jax.condensed.description import Description
 from srigl_jax.condensed.modules import CondensedConv, CondensedLinear
 
@@ -41,18 +38,9 @@ def run(model, x):
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def converted(request):
-    """A network with random masks and ablated neurons, and it with layers condensed."""
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in ("linear", "conv"):
-            limits = ((math.inf, 0.99),)  # Condensed whatever the machine.
-            patch.setitem(choose.CROSSOVERS, ("xla", kind), limits)
-        return request.param, *convert(request.param)
-
-
-def convert(name):
-    """The masked network, and its conversion."""
-    model = create(name)
+def masked(request):
+    """A network's name, it with random masks and ablated neurons, and the masks."""
+    model = create(request.param)
     model.eval()
     random = np.random.default_rng(0)
 
@@ -69,7 +57,15 @@ def convert(name):
         lambda p, m: p if isinstance(m, optax.MaskedNode) else p * m, params, masks
     )
     nnx.update(model, kept)
-    return model, condense_model(model, masks, implementation="xla")
+    return request.param, model, masks
+
+
+@pytest.fixture(scope="module", params=["condensed", "dense"])
+def converted(request, masked):
+    """The network's name, the form, and the network in it."""
+    name, model, masks = masked
+    form = request.param
+    return name, form, condense_model(model, masks, form=form, implementation="xla")
 
 
 def images():
@@ -85,34 +81,41 @@ def condensed_modules(model):
     ]
 
 
-def test_a_network_without_condensed_layers_computes_the_same(converted):
-    _, model, conversion = converted
-    assert condensed_modules(conversion.model)
-    dense = all_dense(conversion)
-    assert not condensed_modules(dense.model)
-    expected, found = (run(m, images()) for m in (model, dense.model))
+def test_a_form_asked_for_is_that_of_all_layers_and_computes_the_same(
+    masked, converted
+):
+    _, model, _ = masked
+    _, form, conversion = converted
+    forms = {choice.form for choice in conversion.layers}
+    assert forms <= ({form} if form == "condensed" else {"dense", "narrowed dense"})
+    count = len(condensed_modules(conversion.model))
+    assert count == (len(conversion.layers) if form == "condensed" else 0)
+    expected, found = (run(m, images()) for m in (model, conversion.model))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_table_says_that_all_layers_are_dense(converted):
-    _, _, conversion = converted
-    before = [choice.new_shape for choice in conversion.layers]
-    layers = all_dense(conversion).layers
-    assert {choice.form for choice in layers} <= {"dense", "narrowed dense"}
-    assert [choice.new_shape for choice in layers] == before
+def test_a_form_takes_nothing_from_what_is_folded_and_removed(masked):
+    _, *network = masked
+    condensed, dense = (
+        condense_model(*network, form=form, implementation="xla")
+        for form in ("condensed", "dense")
+    )
+    shapes = [[choice.new_shape for choice in c.layers] for c in (condensed, dense)]
+    assert shapes[0] == shapes[1]
+    assert any(choice.new_shape != choice.shape for choice in dense.layers)
 
 
-def test_the_conversion_given_is_left_alone(converted):
-    _, _, conversion = converted
-    count = len(condensed_modules(conversion.model))
-    all_dense(conversion)
-    assert len(condensed_modules(conversion.model)) == count
+def test_an_unknown_form_is_refused(masked):
+    _, model, masks = masked
+    with pytest.raises(ValueError, match="form is 'sparse': give \"dense\""):
+        condense_model(model, masks, form="sparse")
+    with pytest.raises(ValueError, match="autotune has nothing to choose"):
+        condense_model(model, masks, form="dense", autotune=True, example_shape=SHAPE)
 
 
-@pytest.mark.parametrize("make", [lambda c: c, all_dense], ids=["condensed", "dense"])
-def test_a_whole_network_comes_back_from_disk(converted, make, tmp_path):
+def test_a_whole_network_comes_back_from_disk(converted, tmp_path):
     name, _, conversion = converted
-    model = make(conversion).model
+    model = conversion.model
     storage.save(tmp_path / "model", model, describe(name))
     loaded, _ = storage.load(tmp_path / "model")
     assert nnx.graphdef(loaded) == nnx.graphdef(model)
@@ -125,15 +128,15 @@ def states(*networks):
     return [nnx.state(network) for network in networks]
 
 
-def test_a_whole_network_computes_the_same_in_onnx(converted):
+def test_a_whole_network_computes_the_same_in_onnx(masked):
     onnxruntime = pytest.importorskip(
         "onnxruntime", reason="pip install onnx onnxruntime to test ONNX"
     )
     pytest.importorskip("onnx", reason="pip install onnx to test ONNX")
     from srigl_jax.onnx_writer import to_onnx
 
-    _, model, conversion = converted
-    dense = all_dense(conversion).model
+    _, model, masks = masked
+    dense = condense_model(model, masks, form="dense").model
     proto = to_onnx(lambda x: dense(x.astype(jnp.float32) / 100), SHAPE)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
