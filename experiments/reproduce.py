@@ -21,6 +21,7 @@ where they do not. `--scale` trains on one device.
 import argparse
 import ast
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,8 @@ def shortened(
 ) -> dict[str, Any]:
     """The overrides that make a config a short run on made-up images.
 
-    Their shape and classes are the true ones. Learning rates follow the batch, warm-up
-    and topology updates the number of steps.
+    Their shape and classes are the true ones. Learning rates follow the batch, those of
+    AdamW its square root; warm-up and topology updates follow the number of steps.
 
     Args:
       result: whose config it is.
@@ -139,6 +140,11 @@ def shortened(
     epochs = max(4, round(scale * config.epochs))
     steps = images // batch_size * epochs
     share = epochs / config.epochs
+    reference_batch = config.optimizer.reference_batch or config.batch_size
+    learning_rate = config.optimizer.learning_rate
+    if config.optimizer.name == "adamw":
+        learning_rate *= math.sqrt(batch_size / reference_batch)
+        reference_batch = batch_size
     return {
         "dataset.name": "synthetic",
         "dataset.image_shape": result.image_shape,
@@ -149,8 +155,8 @@ def shortened(
         "epochs": epochs,
         "delta_t": max(1, min(config.delta_t, steps // 4)),
         "gradient_window": 1,
-        "optimizer.reference_batch": config.optimizer.reference_batch
-        or config.batch_size,
+        "optimizer.learning_rate": learning_rate,
+        "optimizer.reference_batch": reference_batch,
         "optimizer.warmup_epochs": share * config.optimizer.warmup_epochs,
         "optimizer.decay_every": share * config.optimizer.decay_every,
         "optimizer.decay_at": tuple(share * at for at in config.optimizer.decay_at),

@@ -60,6 +60,12 @@ def test_learning_rates_follow_the_batch_and_milestones_the_epochs():
     )
 
 
+def test_learning_rates_of_adamw_follow_the_square_root_of_the_batch():
+    optimizer = short(reproduce.RESULTS["vit_b16_imagenet"], 0.1).optimizer
+    assert optimizer.learning_rate == pytest.approx(0.003 * (8 / 4096) ** 0.5)
+    assert optimizer.reference_batch == 8
+
+
 def test_the_table_puts_what_was_published_beside_what_was_measured():
     row = {"mean": 95.0, "std": 0.25, "active_share": 0.5, "seeds": [0, 1]}
     rows = [
