@@ -92,14 +92,24 @@ def ends(processes):
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
-def wait_for_step(processes, workdir, step):
+def wait_until(happened, processes):
     until = time.monotonic() + TIMEOUT
-    metrics = workdir / "metrics.jsonl"
-    while not metrics.exists() or f'"step": {step},' not in metrics.read_text():
+    while not happened():
         assert time.monotonic() < until
         for process in processes:
             assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+        time.sleep(0.002)
+
+
+def wait_for_step(processes, workdir, step):
+    metrics, text = workdir / "metrics.jsonl", f'"step": {step},'
+    wait_until(lambda: metrics.exists() and text in metrics.read_text(), processes)
+
+
+def wait_for_save(processes, workdir, step):
+    """Until files of a step are being written aside."""
+    aside = f"{step}.*tmp*"
+    wait_until(lambda: any((workdir / "checkpoints").glob(aside)), processes)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +136,16 @@ def test_two_processes_train_what_one_does(alone, data_dir, tmp_path, devices, n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("moment", ["in a step", "in a save"])
 def test_a_killed_process_ends_the_other_and_the_run_resumes_on_other_devices(
-    data_dir, tmp_path, victim, capsys
+    data_dir, tmp_path, victim, moment, capsys
 ):
     config = tiny(data_dir, **LONG)
     processes = start(tmp_path / "run", config)
-    wait_for_step(processes, tmp_path / "run", 400)
+    if moment == "in a step":
+        wait_for_step(processes, tmp_path / "run", 400)
+    else:
+        wait_for_save(processes, tmp_path / "run", 600)
     processes[victim].kill()
     code, _, errors = ends(processes)[1 - victim]
     assert code not in (0, -signal.SIGKILL), errors
