@@ -25,7 +25,8 @@ import condensed_report
 import measure
 from condensed_worker import Options, work
 from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
+from shown import Tasks
 
 SECTIONS = ("layers", "convolutions", "networks")
 SECONDS = {"quick": 0.6, "default": 1.5, "full": 3.0}
@@ -51,7 +52,6 @@ def run(options: Options, results: dict[str, Any], console: Console) -> None:
     """Runs `work` in a process on as many cores as threads; adds to the results."""
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     command = [sys.executable, __file__, "--work", json.dumps(vars(options))]
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with (
         subprocess.Popen(
             command,
@@ -60,7 +60,7 @@ def run(options: Options, results: dict[str, Any], console: Console) -> None:
             # Before JAX counts the cores it may use.
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         ) as process,
-        Progress(*columns, console=console) as progress,
+        Tasks(console) as progress,
     ):
         task = progress.add_task(f"{options.threads} thread(s)", total=None)
         for line in process.stdout:

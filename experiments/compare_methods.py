@@ -26,7 +26,7 @@ from typing import Any
 import measure
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
+from shown import Tasks
 
 from srigl_jax.config import VIEW_FIELDS, load_config
 from srigl_jax.workdir import check_config
@@ -117,8 +117,7 @@ def run_all(
         finally:
             free.put(cores)
 
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns) as progress, ThreadPoolExecutor(len(places)) as pool:
+    with Tasks() as progress, ThreadPoolExecutor(len(places)) as pool:
         task = progress.add_task("runs", total=len(runs))
         futures = {pool.submit(one, key): key for key in runs}
         for future in as_completed(futures):
