@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import jax
 import measure
@@ -32,7 +33,7 @@ import story_tables
 from reproduce import config_field
 from rich.console import Console
 from story_matrix import Cell
-from story_train import train_seeds
+from story_train import Mode, train_seeds
 
 from srigl_jax import data
 from srigl_jax.config import load_config
@@ -173,9 +174,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument(
         "--mode",
-        choices=("map", "vmap"),
+        choices=get_args(Mode),
         default="map",
-        help="one seed after the other in the compiled loop, or all at each step",
+        help="one seed after the other in a compiled loop, all at each of its steps, "
+        "or one after the other in steps of their own, for convolutions",
     )
     parser.add_argument(
         "--keep", action="store_true", help="the network of each first seed"

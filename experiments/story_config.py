@@ -40,13 +40,14 @@ NETWORKS = {
             "name": "wide_resnet",
             "depth": 10,
             "widening": 1,
-            "width": 8,
+            "width": 16,
             "dropout": 0.0,
         },
-        "epochs": 3,
+        "epochs": 1,
         "optimizer.learning_rate": 0.1,
         "optimizer.weight_decay": 1e-4,
-        "delta_t": 50,
+        "optimizer.warmup_epochs": 0.1,
+        "delta_t": 20,
     },
     "vit": {
         "model": {

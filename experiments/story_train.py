@@ -2,8 +2,10 @@
 
 An epoch is one compiled loop over steps, in which nothing goes back to Python, and the
 seeds are an axis of its arrays: `vmap` computes all at each step, `map` takes one after
-the other through the loop. The program holds neither data nor seeds, and often not even
-the sparsity, so JAX's persistent cache finds what another cell has compiled.
+the other through the loop. On a CPU convolutions within a compiled loop are many times
+slower than outside: in the mode `steps` only a step is compiled. The program holds
+neither data nor seeds, and often not even the sparsity, so JAX's persistent cache finds
+what another cell has compiled.
 
 What is computed is what `srigl_jax.train` computes, from the same parts of the library:
 each seed has its initial weights, masks, order of batches and random growth.
@@ -35,7 +37,7 @@ from srigl_jax.step import (
 )
 from srigl_jax.train import init_state, make_model, masks_of
 
-Mode = Literal["vmap", "map"]
+Mode = Literal["vmap", "map", "steps"]
 Progress = Callable[[str], None]
 
 _EVAL_BATCH = 512
@@ -183,7 +185,7 @@ def _train(
 
 
 def _make_run(first: _Seed, forward, dataset, axes, mode):
-    """The compiled loop `(states, seeds, chosen, images, labels) -> states`."""
+    """The loop `(states, seeds, chosen, images, labels) -> states`."""
     config = first.config
     augment = make_augment(
         dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
@@ -204,6 +206,20 @@ def _make_run(first: _Seed, forward, dataset, axes, mode):
         )
         batch = {"image": images[chosen], "label": labels[chosen]}
         return train_step(state, batch)[0]
+
+    one_step = jax.jit(step, donate_argnums=0)
+
+    def step_by_step(states, seeds, chosen, *examples):
+        ends = []
+        for i, (seed, batches) in enumerate(zip(seeds, chosen, strict=True)):
+            state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+            for batch in batches:
+                state = one_step(state, seed, batch, *examples)
+            ends.append(state)
+        return _stack(ends, axes)
+
+    if mode == "steps":
+        return step_by_step
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(states, seeds, chosen, images, labels):

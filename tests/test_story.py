@@ -24,7 +24,7 @@ METHODS = {
     "gradual": {"method": "gradual", "optimizer__name": "adamw", "ema": 0.9},
     "lottery": {"method": "lottery", "pruning__rounds": 2, "pruning__rewind_step": 5},
 }
-MODES = {"srigl": ("vmap", "map"), "set": ("vmap",), "lottery": ("vmap",)}
+MODES = {"srigl": ("vmap", "map", "steps"), "set": ("vmap",), "lottery": ("vmap",)}
 
 
 def dataset(config):
