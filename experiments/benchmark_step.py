@@ -28,12 +28,11 @@ from rich.table import Table
 import srigl_jax
 from srigl_jax import data, methods
 from srigl_jax.config import load_config
-from srigl_jax.data.augment import make_augment
 from srigl_jax.optimizers import make_optimizer
+from srigl_jax.parts import config_step, init_state, make_model
 from srigl_jax.sparsity import init_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import explore, explored_shares
-from srigl_jax.step import make_forward, make_train_step, split_model
-from srigl_jax.train import init_state, make_model
+from srigl_jax.step import make_forward, split_model
 
 MIB = 2**20
 
@@ -65,15 +64,7 @@ class Training:
         self.state = init_state(
             config, params, model_state, self._plan, optimizer, masks
         )
-        self._step = make_train_step(
-            forward,
-            optimizer,
-            label_smoothing=config.label_smoothing,
-            augment=make_augment(
-                dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
-            ),
-            masks_of=srigl_jax.get_masks,
-        )
+        self._step = config_step(config, dataset, forward, optimizer)
         self.batches = dataset.train_batches(config.seed, config.batch_size)
 
         @jax.jit

@@ -34,7 +34,7 @@ from story_matrix import NETWORK, STUDIES, make_cells
 from srigl_jax import data
 from srigl_jax.condensed import condense_model
 from srigl_jax.config import load_config
-from srigl_jax.train import make_model
+from srigl_jax.parts import make_model
 
 HERE = Path(__file__).parent
 UNSTRUCTURED = ("RigL, padded",)

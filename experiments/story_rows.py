@@ -14,9 +14,9 @@ from story_train import Trained
 from srigl_jax import data, methods, starts
 from srigl_jax.analysis.costs import layer_costs, total_costs, training_costs
 from srigl_jax.analysis.network import read_network
+from srigl_jax.parts import make_model
 from srigl_jax.sparsity import layer_masks, summarize
 from srigl_jax.step import evaluated
-from srigl_jax.train import make_model
 from srigl_jax.workdir import write_atomically
 
 

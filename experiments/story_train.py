@@ -23,19 +23,18 @@ from ml_collections import ConfigDict
 
 import srigl_jax
 from srigl_jax import data, lottery, methods, starts
-from srigl_jax.data.augment import make_augment
 from srigl_jax.data.batches import batch_indices
 from srigl_jax.optimizers import make_optimizer
+from srigl_jax.parts import config_step, init_state, make_model
 from srigl_jax.sparsity import Plan, make_plan
 from srigl_jax.step import (
     Forward,
     State,
     make_evaluate,
     make_forward,
-    make_train_step,
     split_model,
+    state_masks,
 )
-from srigl_jax.train import init_state, make_model, masks_of
 
 Mode = Literal["vmap", "map", "steps"]
 Progress = Callable[[str], None]
@@ -63,7 +62,7 @@ class Trained:
     @property
     def masks(self) -> Any:
         """Like the parameters."""
-        return masks_of(self.state, self.plan)
+        return state_masks(self.state, self.plan)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,23 +186,12 @@ def _train(
 def _make_run(first: _Seed, forward, dataset, axes, mode):
     """The loop `(states, seeds, chosen, images, labels) -> states`."""
     config = first.config
-    augment = make_augment(
-        dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
-    )
 
     def step(state, seed, chosen, images, labels):
         # The masks that train are those of the state; of the ones given here only
         # the structure counts, which all seeds have in common.
         optimizer = _optimizer(_with(config, seed=seed), dataset, first.masks)
-        train_step = make_train_step(
-            forward,
-            optimizer,
-            label_smoothing=config.label_smoothing,
-            augment=augment,
-            accumulate=config.accumulate,
-            ema=config.ema,
-            masks_of=None if config.method == "dense" else srigl_jax.get_masks,
-        )
+        train_step = config_step(config, dataset, forward, optimizer)
         batch = {"image": images[chosen], "label": labels[chosen]}
         return train_step(state, batch)[0]
 

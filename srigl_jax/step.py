@@ -16,7 +16,8 @@ from flax import nnx
 
 from srigl_jax.data import Batch
 from srigl_jax.data.augment import Augment
-from srigl_jax.sparsity import apply_masks
+from srigl_jax.projection import get_masks
+from srigl_jax.sparsity import Plan, apply_masks
 
 State = dict[str, Any]
 """params, model_state (batch statistics), opt_state, rng (key data), and step: the
@@ -26,7 +27,16 @@ in it, such as explored weights, a training step passes on as it is."""
 
 Forward = Callable[..., tuple[jax.Array, Any]]
 
+TrainStep = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+
 _AUGMENTATION = 2**32 - 1  # Folded into the key; no step is as large.
+
+
+def state_masks(state: State, plan: Plan) -> Any:
+    """The masks like the parameters; `optax.MaskedNode()` where a leaf is dense."""
+    if any(layer.is_sparse for layer in plan.values()):
+        return get_masks(state["opt_state"])
+    return jax.tree.map(lambda _: optax.MaskedNode(), state["params"])
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
@@ -84,7 +94,7 @@ def make_train_step(
     masks_of: Callable[[optax.OptState], Any] | None = None,
     shardings: Any = None,
     copied: jax.sharding.Sharding | None = None,
-) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+) -> TrainStep:
     """Returns the compiled step `(state, batch) -> state, measured`.
 
     The state passed in is donated. Measured are f32[]: loss, accuracy and gradient_norm

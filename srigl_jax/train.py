@@ -18,41 +18,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from absl import app, flags, logging
 from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
 import srigl_jax
 from srigl_jax import config as config_lib
-from srigl_jax import data, distributed, lottery, methods, models, starts
+from srigl_jax import data, distributed, lottery, methods, starts
 from srigl_jax.analysis.costs import layer_costs, total_costs
 from srigl_jax.analysis.network import read_network
 from srigl_jax.analysis.report import write_report
 from srigl_jax.analysis.table import render_table
 from srigl_jax.checkpoint import Checkpoints
-from srigl_jax.data.augment import make_augment
 from srigl_jax.interrupt import GracefulStop, Stopped
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.optimizers import make_optimizer
+from srigl_jax.parts import config_step, init_state, make_model
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sharding import Placement, check_batch, gathered, make_mesh
 from srigl_jax.sparsity import Plan, layer_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import (
     explore,
     explored_shares,
-    nothing_explored,
 )
 from srigl_jax.step import (
     State,
     evaluated,
     make_evaluate,
     make_forward,
-    make_train_step,
     split_model,
+    state_masks,
 )
 from srigl_jax.workdir import check_config, record_start, write_atomically
 
@@ -116,9 +113,6 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
             config, params, model_state, plan, start, forward, dataset
         )
         optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
-        augment = make_augment(
-            dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
-        )
         # Only now, so that settings which cannot work never claim the workdir.
         check_config(files, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
         record_start(files, _environment(config))
@@ -130,14 +124,11 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
 
     state = placement.place(state)
     evaluate = make_evaluate(forward, placement.copied)
-    train_step = make_train_step(
+    train_step = config_step(
+        config,
+        dataset,
         forward,
         optimizer,
-        label_smoothing=config.label_smoothing,
-        augment=augment,
-        accumulate=config.accumulate,
-        ema=config.ema,
-        masks_of=None if config.method == "dense" else srigl_jax.get_masks,
         shardings=placement.shardings(state),
         copied=placement.copied,
     )
@@ -214,76 +205,17 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
     return _finish(config, files, dataset, gathered(state), plan, history, result)
 
 
-def make_model(config: ConfigDict, dataset: data.Dataset) -> nnx.Module:
-    """The network that the config names, for the images and classes of the data."""
-    options = config.model.to_dict()
-    return models.create(
-        options.pop("name"),
-        dataset.image_shape,
-        dataset.num_classes,
-        rngs=nnx.Rngs(config.seed),
-        **options,
-    )
-
-
-def init_state(
-    config: ConfigDict,
-    params: Any,
-    model_state: Any,
-    plan: Plan,
-    optimizer: optax.GradientTransformation,
-    masks: Any,
-) -> State:
-    """The state before the first step: sparse weights, scaled to their fan-in.
-
-    Pretrained ones keep their values where the masks let them, and so do those that
-    SNIP and GraSP have ranked. What starts dense has the weights of dense training.
-    """
-    weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    if config.method in methods.STARTS_DENSE:
-        opt_state = optimizer.init(params)
-        masks = srigl_jax.get_masks(opt_state)
-        params = srigl_jax.apply_masks(params, masks)
-    else:
-        if config.pretrained is None and config.method not in ("snip", "grasp"):
-            params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
-        else:
-            params = srigl_jax.apply_masks(params, masks)
-        opt_state = optimizer.init(params)
-    state = {
-        "params": params,
-        "model_state": model_state,
-        "opt_state": opt_state,
-        "rng": jax.random.key_data(dropout_key),
-        "step": jnp.zeros([], jnp.int32),
-    }
-    if config.track_exploration and config.method in methods.DYNAMIC:
-        state["explored"] = explore(nothing_explored(plan), masks, plan)
-    if config.ema:
-        averaged = {"params": params, "model_state": model_state}
-        # Copies, because a training step is given each buffer to reuse, once.
-        state["ema"] = jax.tree.map(jnp.copy, averaged)
-    return state
-
-
-def masks_of(state: State, plan: Plan) -> Any:
-    """The masks like the parameters; `optax.MaskedNode()` where a leaf is dense."""
-    if any(layer.is_sparse for layer in plan.values()):
-        return srigl_jax.get_masks(state["opt_state"])
-    return jax.tree.map(lambda _: optax.MaskedNode(), state["params"])
-
-
 def _explored_further(state: State, plan: Plan) -> State:
     """The state with its masks counted as explored, if it tracks that."""
     if "explored" not in state:
         return state
-    explored = explore(state["explored"], masks_of(state, plan), plan)
+    explored = explore(state["explored"], state_masks(state, plan), plan)
     return state | {"explored": explored}
 
 
 def _topology(state: State, plan: Plan) -> dict[str, dict[str, float]]:
     """What a "topology" record says of each sparse layer."""
-    masks = gathered(masks_of(state, plan))
+    masks = gathered(state_masks(state, plan))
     shares = explored_shares(gathered(state.get("explored", {})), plan)
     return {
         row.name: {
@@ -323,7 +255,7 @@ def _finish(
     result: dict[str, Any],
 ) -> dict[str, Any]:
     """Verifies the invariants, writes the results, prints where they are."""
-    masks = masks_of(state, plan)
+    masks = state_masks(state, plan)
     for weights in (state, evaluated(state)):
         srigl_jax.check_masks(masks, plan, weights["params"])
     rows = [dataclasses.asdict(row) for row in summarize(masks, plan)]

@@ -11,13 +11,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from srigl_jax import config as config_lib
-from srigl_jax import data, starts, train
+from srigl_jax import data, starts
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.condensed.description import Description
 from srigl_jax.methods import plan_options
 from srigl_jax.optimizers import make_optimizer
+from srigl_jax.parts import init_state, make_model
 from srigl_jax.sparsity import Plan, init_masks, make_plan
-from srigl_jax.step import State, evaluated, split_model
+from srigl_jax.step import State, evaluated, split_model, state_masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def load_trained(
     fields["data_dir"] = data_dir or fields["data_dir"]
     fields["source_dir"] = source_dir or fields["source_dir"]
     dataset = data.load(**fields)
-    model = train.make_model(config, dataset)
+    model = make_model(config, dataset)
     definition, params, model_state = split_model(model)
     start = starts.read_start(config, workdir)
     plan = make_plan(params, **plan_options(config, start and start.masks))
@@ -96,7 +97,7 @@ def load_trained(
     )
     optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
     like = jax.eval_shape(
-        lambda: train.init_state(config, params, model_state, plan, optimizer, masks)
+        lambda: init_state(config, params, model_state, plan, optimizer, masks)
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore_latest(like)
@@ -109,7 +110,7 @@ def load_trained(
     weights = evaluated(state)
     model = nnx.merge(definition, weights["params"], weights["model_state"])
     model.eval()
-    masks = train.masks_of(state, plan)
+    masks = state_masks(state, plan)
     return Trained(config, dataset, model, masks, step, plan, state)
 
 
