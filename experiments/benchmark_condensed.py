@@ -4,11 +4,11 @@
         [--torch PYTHON] [--deepsparse PYTHON] [--workdir W]
 
 Prints tables and writes results/benchmark_condensed.json, .png and .svg; --quick,
---only and --full write files of their own. Takes about ten minutes on two cores,
---quick two, --full hours. Contenders take turns in bursts of 3 to 12 calls, whose first
-third does not count; one call is what a user sees, inputs at hand and results waited
-for. Those that are not installed are skipped with a line. Leave the machine alone
-meanwhile.
+--only and --full write files of their own, --full its layers as .csv. Takes about ten
+minutes on two cores, --quick two, --full more than an hour. Contenders take turns in
+bursts of 3 to 12 calls, whose first third does not count; one call is what a user sees,
+inputs at hand and results waited for. Those that are not installed are skipped with a
+line. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -123,8 +123,13 @@ def main() -> None:
     condensed_report.add_shares(results)
     condensed_report.show(results, console)
     name = name_of(effort, arguments.only)
-    console.print(f"saved {measure.save(name, results)}")
-    for path in condensed_picture.draw(results, measure.RESULTS / name):
+    saved = condensed_picture.draw(results, measure.RESULTS / name)
+    if effort == "full":
+        grid = measure.RESULTS / f"{name}.csv"
+        condensed_report.write_grid(results["layers"], grid)
+        results["layers"] = f"in {grid.name}"
+        saved.append(grid)
+    for path in (measure.save(name, results), *saved):
         console.print(f"saved {path}")
 
 

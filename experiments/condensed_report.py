@@ -1,5 +1,7 @@
 """Tables of the benchmark of condensed inference."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
 from condensed_problems import MAIN, MASKS
@@ -115,6 +117,22 @@ def show(results: dict[str, Any], console: Console) -> None:
         console.print(f"skipped at times: {name}: {reason}", markup=False)
     for note in results["notes"]:
         console.print(note, markup=False)
+
+
+def write_grid(rows: list[Row], path: Path) -> None:
+    """The grid as a line a point, of the form that we choose: small enough to keep."""
+    peers = list(dict.fromkeys(p for r in rows for p in r["times_faster"][ours_in(r)]))
+    point = ("threads", "layer", "mask", "sparsity", "batch")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        heads = (*point, "microseconds", *(f"faster than {peer}" for peer in peers))
+        writer.writerow((*heads, "over the fastest choice"))
+        for row in rows:
+            ours = ours_in(row)
+            faster = (row["times_faster"][ours].get(peer, "") for peer in peers)
+            time = row["microseconds"][ours]
+            slower = row.get("chosen_over_its_fastest_choice", "")
+            writer.writerow((*(row[name] for name in point), time, *faster, slower))
 
 
 def layer_table(rows: list[Row], title: str) -> Table:

@@ -203,6 +203,15 @@ def test_the_table_shows_goals_beside_what_was_measured(results):
     assert (what, "5.0x", "at least 4x") in cells
 
 
+def test_a_grid_is_a_line_a_point(results, tmp_path):
+    results["layers"][1]["times_faster"] = {"ours: auto": {"scipy CSR": 3.0}}
+    condensed_report.write_grid(results["layers"], tmp_path / "grid.csv")
+    head, single, batch = (tmp_path / "grid.csv").read_text().splitlines()
+    assert head.startswith("threads,layer,mask,sparsity,batch,microseconds,faster than")
+    assert single == f"2,3072->768,{MASKS[0]},0.9,1,40.0,5.0,,0.8"
+    assert batch == f"2,3072->768,{MASKS[0]},0.9,32,40.0,,3.0,0.8"
+
+
 def test_bars_are_speeds_relative_to_the_best_dense(results):
     heights = condensed_picture.speeds(results["layers"], "ours", MASKS[0], 1)
     assert heights == [None, 5.0, None, None]
