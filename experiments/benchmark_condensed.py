@@ -8,12 +8,14 @@ Prints tables and writes results/benchmark_condensed.json, .png and .svg; --quic
 minutes on two cores, --quick two, --full more than an hour. Contenders take turns in
 bursts of 3 to 12 calls, whose first third does not count; one call is what a user sees,
 inputs at hand and results waited for. Those that are not installed are skipped with a
-line. Leave the machine alone meanwhile.
+line. Leave the machine alone meanwhile. What is interrupted is written as such, under a
+name of its own.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,8 +65,12 @@ def run(options: Options, results: dict[str, Any], console: Console) -> None:
         Tasks(console) as progress,
     ):
         task = progress.add_task(f"{options.threads} thread(s)", total=None)
-        for line in process.stdout:
-            _take(json.loads(line), results, progress, task)
+        try:
+            for line in process.stdout:
+                _take(json.loads(line), results, progress, task)
+        except KeyboardInterrupt:
+            process.kill()
+            raise
     if process.returncode:
         sys.exit(
             f"error: the process of {options.threads} thread(s) ended with exit status "
@@ -106,23 +112,28 @@ def main() -> None:
     results["only"] = arguments.only
     results |= {"layers": [], "networks": [], "limits": [], "notes": []}
     has_torch = util.find_spec("torch") is not None
-    for threads in sorted(set(arguments.threads), reverse=True):
-        options = Options(
-            effort,
-            tuple(arguments.only),
-            threads,
-            threads == max(arguments.threads),
-            arguments.torch or (sys.executable if has_torch else None),
-            arguments.deepsparse,
-            arguments.torch_compile,
-            arguments.workdir,
-            arguments.seconds or SECONDS[effort],
-        )
-        run(options, results, console)
+    name = name_of(effort, arguments.only)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for threads in sorted(set(arguments.threads), reverse=True):
+            options = Options(
+                effort,
+                tuple(arguments.only),
+                threads,
+                threads == max(arguments.threads),
+                arguments.torch or (sys.executable if has_torch else None),
+                arguments.deepsparse,
+                arguments.torch_compile,
+                arguments.workdir,
+                arguments.seconds or SECONDS[effort],
+            )
+            run(options, results, console)
+    except KeyboardInterrupt:
+        name += "_interrupted"
+        results["notes"].append(f"interrupted at {results.get('doing')}")
     results.pop("doing", None)
     condensed_report.add_shares(results)
     condensed_report.show(results, console)
-    name = name_of(effort, arguments.only)
     saved = condensed_picture.draw(results, measure.RESULTS / name)
     if effort == "full":
         grid = measure.RESULTS / f"{name}.csv"
