@@ -196,8 +196,8 @@ def test_an_unknown_variant_is_refused_with_those_there_are(name):
 @pytest.mark.parametrize(
     ("model", "held_out"), [("resnet18", 2000), ("wide_resnet", 0)]
 )
-def test_the_short_recipes_train_for_300_steps_of_padded_images(model, held_out):
+def test_the_short_recipes_train_for_600_steps_of_padded_images(model, held_out):
     config = load_config(f"{CONFIGS / 'fashion_mnist_short.py'}:{model}")
     assert config.dataset.validation == held_out
-    assert training_steps(60_000 - held_out, config.batch_size, config.epochs) == 300
+    assert training_steps(60_000 - held_out, config.batch_size, config.epochs) == 600
     assert config.dataset.image_shape == (32, 32, 3)
