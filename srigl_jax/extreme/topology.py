@@ -12,7 +12,7 @@ and moments of 0. A group of labels decides together, by the sum of their magnit
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,6 @@ def grow_by_gradient(
     *,
     optimizer: optax.GradientTransformation,
     loss: str | losses.Loss = "bce",
-    score: Literal["all", "positives"] = "all",
     implementation: str = "auto",
     mesh: Mesh | None = None,
 ) -> tuple[Classifier, State]:
@@ -94,8 +93,6 @@ def grow_by_gradient(
       fraction: f32[], the share; floor(fraction * k) weights are replaced.
       optimizer: that of the state.
       loss: as in training.
-      score: "all" for the gradient of the loss, "positives" for that of the label's
-        positives only.
       implementation: of the logits, as in training.
       mesh: over which the labels are sharded.
 
@@ -103,10 +100,8 @@ def grow_by_gradient(
       The classifier and the state.
 
     Raises:
-      ValueError: features of the wrong width, an unknown loss, score or implementation.
+      ValueError: features of the wrong width, an unknown loss or implementation.
     """
-    if score not in ("all", "positives"):
-        raise ValueError(f"score is {score!r}: choose 'all' or 'positives'")
     if x.ndim != 3 or positives.ndim != 3:
         raise ValueError(
             f"x has shape {x.shape} and positives {positives.shape}: give [batches, "
@@ -118,7 +113,7 @@ def grow_by_gradient(
     def candidates(batches, block, first, i, part, weights, kept):
         del first, i, kept
         form = forms.choose(implementation, block, classifier.width)
-        gradient = partial(_dense_gradient, loss, form, part, weights, score)
+        gradient = partial(_dense_gradient, loss, form, part, weights)
         total = _summed(gradient, batches, (block.chunk, classifier.width))
         return _largest(total, block, part)
 
@@ -201,12 +196,10 @@ def _largest(gradient, block: Block, part: rows.Rows):
     return positions, scores > 0
 
 
-def _dense_gradient(loss, form, part, weights, score, x, positives):
+def _dense_gradient(loss, form, part, weights, x, positives):
     """Of one batch, by every weight that the rows could have: f32[rows, width]."""
     batch = Batch(x, positives, jnp.float32(1), None)
-    _, g, truth, _ = logit_gradient(loss, form, part, weights, batch)
-    if score == "positives":
-        g = g * truth
+    _, g, _ = logit_gradient(loss, form, part, weights, batch)
     return g.T @ x
 
 

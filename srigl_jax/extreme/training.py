@@ -253,19 +253,18 @@ def row_gradients(
     loss: losses.Loss, form: str, part: rows.Rows, weights: dict, batch: Batch
 ) -> tuple[jax.Array, jax.Array, dict]:
     """The loss of some rows and its gradients by x and by their weights."""
-    value, g, _, pull = logit_gradient(loss, form, part, weights, batch)
+    value, g, pull = logit_gradient(loss, form, part, weights, batch)
     dx, dvalues = pull(g)
     return value, dx, {"values": dvalues, "bias": jnp.sum(g, axis=0)}
 
 
 def logit_gradient(
     loss: losses.Loss, form: str, part: rows.Rows, weights: dict, batch: Batch
-) -> tuple[jax.Array, jax.Array, jax.Array, forms.Pull]:
-    """The loss of some rows, its gradient by their logits, targets, and the way back.
+) -> tuple[jax.Array, jax.Array, forms.Pull]:
+    """The loss of some rows, its gradient by their logits, and the way back.
 
     Returns:
-      f32[], f32[batch, rows], f32[batch, rows] of 0 and 1, and what `forms.product`
-      returns second.
+      f32[], f32[batch, rows], and what `forms.product` returns second.
     """
     logits, pull = forms.product(
         form, weights["values"], part.indices, part.group, batch.x
@@ -275,4 +274,4 @@ def logit_gradient(
     value, g = losses.value_and_gradient(
         loss, logits + weights["bias"], truth, importance
     )
-    return value, g, truth, pull
+    return value, g, pull

@@ -64,8 +64,7 @@ def by_positives(made, state, fraction=FRACTION, **options):
 RULES = {
     "random": randomly,
     "gradient": by_gradient,
-    "positives": lambda *args: by_gradient(*args, score="positives"),
-    "all positives": by_positives,
+    "positives": by_positives,
 }
 
 
@@ -134,31 +133,28 @@ def dense_gradient(made, x, positives, positives_only):
     return total
 
 
-@pytest.mark.parametrize("score", ["all", "positives"])
-def test_what_grows_has_the_largest_gradient_of_all_batches(score):
-    before, state = trained()
-    x, positives = batches()
-    after, _ = by_gradient(before, state, score=score)
-    old, new = before.blocks[0], after.blocks[0]
-    gradient = np.abs(dense_gradient(before, x, positives, score == "positives"))
-    kept = kept_slots(old, 2)
-    for label in range(37):
-        allowed = gradient[label].copy()
-        allowed[np.asarray(old.indices[label])] = -1
-        grown = np.asarray(new.indices[label])[~kept[label]]
-        if allowed.max() > 0:
-            assert sorted(grown) == sorted(np.argsort(-allowed)[:2])
-        else:
-            np.testing.assert_array_equal(grown, old.indices[label][~kept[label]])
-
-
 @pytest.mark.parametrize("options", [{}, {"group": 4, "dense_labels": 9}])
-def test_all_examples_of_a_label_are_as_a_batch_of_them(options, monkeypatch):
+@pytest.mark.parametrize("rule", ["gradient", "positives"])
+def test_what_grows_has_the_largest_gradient_of_all_examples(
+    rule, options, monkeypatch
+):
     # Pieces so small that the examples of a chunk, and of a label, need several.
     monkeypatch.setattr("srigl_jax.extreme.owners.PIECE", 2)
     before, state = trained(**options)
-    expected = by_gradient(before, state, score="positives")
-    problems.assert_close(by_positives(before, state), expected)
+    x, positives = batches()
+    after, _ = RULES[rule](before, state)
+    old, new = before.blocks[-1], after.blocks[-1]
+    gradient = np.abs(dense_gradient(before, x, positives, rule == "positives"))
+    kept = kept_slots(old, 2)
+    for i in range(old.labels // old.group):
+        label = old.first + i * old.group
+        allowed = gradient[label : label + old.group].sum(0)
+        allowed[np.asarray(old.indices[i])] = -1
+        grown = np.asarray(new.indices[i])[~kept[i]]
+        if allowed.max() > 0:
+            assert sorted(grown) == sorted(np.argsort(-allowed)[:2])
+        else:
+            np.testing.assert_array_equal(grown, old.indices[i][~kept[i]])
 
 
 def test_a_label_named_twice_counts_once():
@@ -209,7 +205,7 @@ def test_a_label_grows_no_more_than_has_a_gradient():
 def test_a_label_without_gradient_keeps_its_weights():
     before, state = trained()
     x, positives = batches()
-    after, _ = by_gradient(before, state, score="positives")
+    after, _ = by_positives(before, state)
     old, new = before.blocks[0], after.blocks[0]
     absent = np.setdiff1d(np.arange(37), np.asarray(positives))
     assert len(absent) > 5
@@ -248,11 +244,9 @@ def test_training_goes_on_after_growth():
     assert losses[-1] < losses[0]
 
 
-def test_unknown_scores_and_flat_batches_are_refused():
+def test_flat_batches_are_refused():
     before, state = trained()
     x, positives = problems.batch()
-    with pytest.raises(ValueError, match="score is 'mean': choose 'all' or"):
-        by_gradient(before, state, score="mean")
     with pytest.raises(ValueError, match=r"give \[batches, batch, width\]"):
         grow_by_gradient(before, state, x, positives, 0.3, optimizer=OPTIMIZER)
     with pytest.raises(ValueError, match=r"reads \[batch, 12\]"):
