@@ -1,81 +1,85 @@
 """Output layers of 10^5 to 10^6 labels: accuracy on WordNet, memory and time.
 
-    python experiments/extreme.py [--quick] [--only wordnet step curve]
-        [--methods ...] [--seeds 0 1 2] [--epochs 2] [--evaluated 0]
-        [--validation 0] [--set k=16 width=8192 ...]
+    python experiments/extreme.py [--quick] [--only wordnet methods step curve]
+        [--methods ...] [--seeds 0 1 2] [--epochs 1] [--evaluated 0]
+        [--validation 0] [--set k=16 batch_size=128 ...]
 
+The section wordnet trains on the words themselves, against baselines that read them
+too; methods compares the ways to choose positions, at a width where a dense layer fits.
 Prints tables and writes results/extreme_SECTION.json after every row; --quick takes a
 few texts and labels, checks that all runs, and writes nothing. WordNet comes from
 Debian's package wordnet-base. Accuracies are percentages, of the 23,125 test glosses or
 of --evaluated of them, a fixed random choice; --validation holds out so many training
 glosses to choose settings by instead. The method omikuji needs the package of that name
-(extra extreme) and is left out without it.
+(extra extreme) and is left out without it. Every row is a process of its own, whose
+peak memory it has, the interpreter and the data included.
 """
 
 import argparse
 import dataclasses
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import extreme_cost
 import extreme_wordnet
 import measure
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.network import Settings
 
-SECTIONS = ("wordnet", "step", "curve")
+SECTIONS = ("wordnet", "methods", "step", "curve")
 METHODS = (*extreme_wordnet.BASELINES, *extreme_wordnet.TRAINED)
+OF_WORDS = (*extreme_wordnet.BASELINES, "words")
 CURVE = (10**4, 10**5, 10**6, 3 * 10**6)
 QUICK = {"width": 64, "hashes": 2, "delta_t": 2, "growth_batches": 2, "clusters": 16}
 
 
 def run_wordnet(args: argparse.Namespace, console: Console) -> None:
-    """A row for each method and seed."""
-    changed = (QUICK if args.quick else {}) | dict(args.set)
-    settings = dataclasses.replace(Settings(), **changed)
-    data = corpus.load(
-        "wordnet", validation=args.validation, examples=2048 if args.quick else 0
+    """The classifier of words against the baselines."""
+    _methods(args, console, "wordnet", [m for m in args.methods if m in OF_WORDS])
+
+
+def run_methods(args: argparse.Namespace, console: Console) -> None:
+    """The ways to choose positions against a dense layer."""
+    _methods(args, console, "methods", [m for m in args.methods if m not in OF_WORDS])
+
+
+def _methods(args, console, section, methods) -> None:
+    """A row for each seed and method, seed by seed."""
+    plan = extreme_wordnet.Plan(
+        dataclasses.replace(Settings(), **dict(args.set)),
+        QUICK if args.quick else {},
+        args.epochs,
+        args.evaluated,
+        args.validation,
+        examples=2048 if args.quick else 0,
     )
     rows = []
-    for method in args.methods:
-        is_baseline = method in extreme_wordnet.BASELINES
-        for seed in args.seeds[: 1 if is_baseline else None]:
-            row = _wordnet_row(method, data, settings, seed, args, console)
-            if row is None:
+    for seed in args.seeds:
+        for method in methods:
+            if method in extreme_wordnet.BASELINES and seed != args.seeds[0]:
+                continue
+            try:
+                row = _in_a_process(extreme_wordnet.measure_row, method, seed, plan)
+            except ImportError as error:
+                console.print(f"{method} is left out: {error}")
                 continue
             rows.append({"method": method, "seed": seed} | row)
-            found = {
-                "settings": vars(settings),
-                "of_methods": extreme_wordnet.TRAINED,
-                "epochs": args.epochs,
-                "split": data.split,
-                "evaluated": args.evaluated or len(data.held_out_positives),
+            found = dataclasses.asdict(plan) | {
+                "split": "validation" if args.validation else "test",
+                "of_methods": {m: extreme_wordnet.TRAINED.get(m, {}) for m in methods},
                 "rows": rows,
             }
-            _save(args, "extreme_wordnet", found)
-    _print(console, "WordNet", rows)
+            _save(args, f"extreme_{section}", found)
+    _print(console, f"WordNet, {section}", rows)
 
 
-def _wordnet_row(method, data, settings, seed, args, console) -> dict[str, Any] | None:
-    if method in extreme_wordnet.BASELINES:
-        try:
-            return extreme_wordnet.baseline(method, data, args.evaluated)
-        except ImportError as error:
-            console.print(f"{method} is left out: {error}")
-            return None
-    with Progress(console=console) as progress:
-        task = progress.add_task(f"{method}, seed {seed}")
-
-        def report(step, steps, loss):
-            name = f"{method}, seed {seed}: loss {loss:.3f}"
-            progress.update(task, completed=step, total=steps, description=name)
-
-        return extreme_wordnet.train(
-            method, data, settings, seed, args.epochs, args.evaluated, report
-        )
+def _in_a_process(function, *arguments) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def run_step(args: argparse.Namespace, console: Console) -> None:
@@ -136,7 +140,7 @@ def main() -> None:
     add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="on WordNet")
     add("--seeds", nargs="+", type=int, default=(0, 1, 2), help="of what trains")
-    add("--epochs", type=int, default=2, help="of training on WordNet")
+    add("--epochs", type=int, default=1, help="of training on WordNet")
     add("--evaluated", type=int, default=0, help="texts scored, 0 for all")
     add("--validation", type=int, default=0, help="training texts to score on instead")
     add(
@@ -150,9 +154,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.epochs, args.evaluated = args.seeds[:1], 1, 256
-    sections = {"wordnet": run_wordnet, "step": run_step, "curve": run_curve}
+    run = dict(
+        zip(SECTIONS, (run_wordnet, run_methods, run_step, run_curve), strict=True)
+    )
     for name in args.only:
-        sections[name](args, Console())
+        run[name](args, Console())
 
 
 if __name__ == "__main__":

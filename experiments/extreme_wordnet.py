@@ -1,8 +1,8 @@
 """WordNet's 113,595 labels by every method: training, baselines, scores."""
 
 import dataclasses
+import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,26 +10,73 @@ import numpy as np
 import scipy.sparse
 
 from srigl_jax.extreme import run
+from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.data.corpus import Corpus
 from srigl_jax.extreme.network import Settings
 
+# As wide as lets a dense layer fit: 1.9 GB.
+COMPARED = {"width": 4096}
 # The embedding is what methods whose positions are random can learn by: with a fixed
 # encoder most labels would see none of their examples' words.
 EMBEDDING = {"width": 512, "hashes": 4, "encoder_rate": 0.005}
+# The positives are the same throughout, so their topology is that of the start.
+POSITIVES = {"method": "positives", "delta_t": 100_000}
 
 TRAINED: dict[str, dict[str, Any]] = {
-    "dense": {"method": "dense"},
-    "bottleneck": {"method": "bottleneck"},
-    "static": {"method": "static"},
+    "words": POSITIVES,
+    "dense": {"method": "dense"} | COMPARED,
+    "bottleneck": {"method": "bottleneck"} | COMPARED,
+    "positives": POSITIVES | COMPARED,
+    "grouped": {"group": 16} | POSITIVES | COMPARED,
+    "static": {"method": "static"} | COMPARED,
+    "SET": {"method": "set"} | COMPARED,
+    "gradient": {"method": "gradient"} | COMPARED,
     "static, embedding": {"method": "static"} | EMBEDDING,
-    "SET": {"method": "set"},
     "SET, embedding": {"method": "set"} | EMBEDDING,
     "SET, embedding, auxiliary": {"method": "set", "auxiliary_weight": 0.4} | EMBEDDING,
-    "gradient": {"method": "gradient"},
-    "positives": {"method": "positives"},
-    "grouped": {"method": "positives", "group": 16},
 }
 """What each trained method changes of the common settings."""
+
+SECONDS = 10.0
+"""Between two lines that tell how far a training is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all methods have in common.
+
+    Attributes:
+      settings: before the method's changes.
+      changes: after them.
+      epochs: of training.
+      evaluated: held-out examples to score; 0 for all.
+      validation: training examples to hold out and score on; 0 for the test split.
+      examples: kept of each split; 0 for all.
+    """
+
+    settings: Settings
+    changes: dict[str, Any]
+    epochs: int
+    evaluated: int
+    validation: int
+    examples: int
+
+
+def measure_row(method: str, seed: int, plan: Plan) -> dict[str, Any]:
+    """Figures of one method and seed, with the peak memory of this process.
+
+    Raises:
+      ImportError: the method needs a package that is not installed.
+    """
+    data = corpus.load("wordnet", validation=plan.validation, examples=plan.examples)
+    if method in BASELINES:
+        row = baseline(method, data, plan.evaluated)
+    else:
+        changes = TRAINED[method] | plan.changes
+        settings = dataclasses.replace(plan.settings, **changes)
+        row = train(method, data, settings, seed, plan.epochs, plan.evaluated)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return row | {"peak_rss_mib": peak}
 
 
 def train(
@@ -39,26 +86,27 @@ def train(
     seed: int,
     epochs: int,
     evaluated: int,
-    report: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    """Trains a method and scores it on held-out examples.
+    """Trains a network and scores it on held-out examples, telling how far it is.
 
     Args:
-      method: one of TRAINED.
+      method: what the lines call it.
       data: from `corpus.load`.
-      settings: of all methods.
+      settings: of the network.
       seed: of weights, positions and batches.
       epochs: of training.
       evaluated: held-out examples to score; 0 for all.
-      report: called with step, steps and the mean loss since the last call.
     """
-    settings = dataclasses.replace(settings, **TRAINED[method])
     task = run.Task(settings, data, seed, epochs)
     begun = time.perf_counter()
-    state = task.init()
+    state = jax.block_until_ready(task.init())
+    starting = time.perf_counter() - begun
+    start = task.scores(state, min(evaluated or 1000, 1000))
+    print(f"{method}, seed {seed}: starts at P@1 {start['P@1']:.1%}", flush=True)
     names = ("classifier", "classifier_state")
     held = jax.tree.leaves([state[name] for name in names])
     seconds, losses = [], []
+    begun = told = time.perf_counter()
     for t in range(task.total_steps):
         before = time.perf_counter()
         state, loss = task.step(state, t)
@@ -66,15 +114,23 @@ def train(
         seconds.append(time.perf_counter() - before)
         if task.network.grows(t + 1):
             state = task.grow(state, t + 1)
-        if (t + 1) % 50 == 0 or t + 1 == task.total_steps:
-            report(t + 1, task.total_steps, float(np.mean(losses[-50:])))
+        if time.perf_counter() - told > SECONDS or t + 1 == task.total_steps:
+            told = time.perf_counter()
+            mean = np.mean(losses[-50:])
+            print(
+                f"{method}, seed {seed}: step {t + 1} of {task.total_steps}, loss "
+                f"{mean:.3f}, {told - begun:.0f} s",
+                flush=True,
+            )
     jax.block_until_ready(state)
     training = time.perf_counter() - begun
     return percent(task.scores(state, evaluated)) | {
+        "start_P@1": 100 * start["P@1"],
         "width": state["classifier"].width,
         "loss": float(np.mean(losses[-50:])),
         "classifier_state_bytes": sum(leaf.nbytes for leaf in held),
         "seconds_a_step": float(np.median(seconds)),
+        "starting_seconds": starting,
         "training_seconds": training,
         "steps": task.total_steps,
     }

@@ -72,10 +72,10 @@ def validate(config: ConfigDict) -> Settings:
     names = ("epochs", "log_every", "eval_every", "checkpoint_every")
     for name in (*names, "keep_checkpoints"):
         check_within(name, config[name], 1)
-    names = ("width", "k", "group", "hashes", "most_features", "most_labels")
+    names = ("k", "group", "hashes", "most_features", "most_labels")
     for name in (*names, "batch_size", "delta_t", "growth_batches", "clusters"):
         check_within(f"settings.{name}", settings[name], 1)
-    names = ("dense_labels", "negatives", "negative_weight", "learning_rate")
+    names = ("width", "dense_labels", "negatives", "negative_weight", "learning_rate")
     for name in (
         *names,
         "bias_rate",
@@ -90,9 +90,14 @@ def validate(config: ConfigDict) -> Settings:
         check_within(f"dataset.{name}", config.dataset[name], 0)
     check_within("eval_examples", config.eval_examples, 0)
     check_within("seed", config.seed, 0, 2**31 - 1)
-    if settings.k > settings.width:
+    if 0 < settings.width < settings.k:
         raise ValueError(
             f"settings.k is {settings.k}: give at most settings.width, {settings.width}"
+        )
+    if settings.encoder_rate and not settings.width:
+        raise ValueError(
+            f"settings.encoder_rate is {settings.encoder_rate}, but settings.width "
+            "is 0, which keeps the features as they are: give that of the embedding"
         )
     if settings.auxiliary_weight and not settings.encoder_rate:
         raise ValueError(

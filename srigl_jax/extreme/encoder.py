@@ -1,9 +1,9 @@
 """From bags of features to what the classifier reads, linearly.
 
-Either fixed, each feature hashed to a few positions (Weinberger et al., ICML 2009), or
-an embedding that begins as that and is trained, the rows of a batch alone. Hashed
-features of short texts are mostly zero and a position means a few words, so a label's
-weights can be chosen: it needs the positions that its examples have.
+The features themselves; or each one hashed to a few positions (Weinberger et al., ICML
+2009); or an embedding that begins as that and is trained, the rows of a batch alone.
+Features of short texts are mostly zero and each means a word, hashed a few words, so a
+label's weights can be chosen: it needs the positions that its examples have.
 
 Linear, because positive features would move the logits of all examples alike.
 """
@@ -19,13 +19,14 @@ from srigl_jax.extreme.data.features import Bags, Packed, embed
 
 Encoder = dict[str, jax.Array]
 """`positions` i32[features, hashes] and `signs` f32[features, hashes], or `table`
-f32[features, width]; behind either, if it is there, `projection` f32[width, narrow]."""
+f32[features, width], or neither; behind that, if it is there, `projection` f32[width,
+narrow]."""
 
 
 def init(
     key: jax.Array,
     features: int,
-    width: int,
+    width: int | None,
     *,
     hashes: int = 1,
     trained: bool = False,
@@ -36,23 +37,26 @@ def init(
     Args:
       key: PRNG key.
       features: that bags are of.
-      width: of what it gives.
+      width: of what it gives; None for the features themselves.
       hashes: positions of each feature; two may be the same.
       trained: with a table instead.
       narrow: width behind a projection.
     """
     keys = jax.random.split(key, 3)
-    shape = features, hashes
-    positions = jax.random.randint(keys[0], shape, 0, width, jnp.int32)
-    signs = jax.random.rademacher(keys[1], shape, jnp.float32) / hashes**0.5
-    encoder = {"positions": positions, "signs": signs}
-    if trained:
-        table = jnp.zeros((features, width))
-        encoder = {
-            "table": table.at[jnp.arange(features)[:, None], positions].add(signs)
-        }
+    encoder = {}
+    if width is not None:
+        shape = features, hashes
+        positions = jax.random.randint(keys[0], shape, 0, width, jnp.int32)
+        signs = jax.random.rademacher(keys[1], shape, jnp.float32) / hashes**0.5
+        encoder = {"positions": positions, "signs": signs}
+        if trained:
+            table = jnp.zeros((features, width))
+            encoder = {
+                "table": table.at[jnp.arange(features)[:, None], positions].add(signs)
+            }
     if narrow is not None:
-        projection = jax.random.normal(keys[2], (width, narrow)) / narrow**0.5
+        shape = features if width is None else width, narrow
+        projection = jax.random.normal(keys[2], shape) / narrow**0.5
         encoder["projection"] = projection
     return encoder
 
@@ -63,12 +67,12 @@ def encode(encoder: Encoder, batch: Bags, width: int) -> jax.Array:
     Args:
       encoder: from `init`.
       batch: bags.
-      width: of the positions, before the projection.
+      width: of the positions, before the projection; or how many features there are.
     """
     if "table" in encoder:
         x = embed(encoder["table"], batch)
     else:
-        x = _hashed(encoder, batch, width)
+        x = _spread(encoder, batch, width)
     return x @ encoder["projection"] if "projection" in encoder else x
 
 
@@ -85,7 +89,8 @@ def train(
     Args:
       encoder: from `init`.
       state: from `init_state`.
-      batch: `Packed` if there is a table.
+      batch: `Packed` if there is a table. Without any encoder it may be, and the
+        classifier learns from its columns alone.
       width: as for `encode`.
       learn: from features f32[rows, width] to their gradient and anything.
       optimizer: that of the state.
@@ -99,8 +104,10 @@ def train(
             encoder["table"], batch.features, axis=0, mode="fill", fill_value=0
         )
         hidden = batch.weights @ own
+    elif isinstance(batch, Packed):
+        hidden = batch.weights
     else:
-        hidden = _hashed(encoder, batch, width)
+        hidden = _spread(encoder, batch, width)
     x = hidden @ encoder["projection"] if "projection" in encoder else hidden
     dx, result = learn(x)
     dhidden = dx @ encoder["projection"].T if "projection" in encoder else dx
@@ -132,9 +139,11 @@ def init_state(
     return {name: optimizer.init(encoder[name]) for name in names if name in encoder}
 
 
-def _hashed(encoder, batch, width):
+def _spread(encoder, batch, width):
     rows = jnp.arange(batch.columns.shape[0])[:, None, None]
-    places = encoder["positions"][batch.columns]
-    values = encoder["signs"][batch.columns] * batch.weights[..., None]
+    places, values = batch.columns[..., None], batch.weights[..., None]
+    if "positions" in encoder:
+        places = encoder["positions"][batch.columns]
+        values = encoder["signs"][batch.columns] * values
     x = jnp.zeros((batch.columns.shape[0], width))
     return x.at[rows, places].add(values, mode="promise_in_bounds")

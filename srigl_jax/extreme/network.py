@@ -30,7 +30,7 @@ class Settings:
         gradient by the gradient of the last batches; positives by that of each label's
         positives, from the start on. dense has all weights, bottleneck too, behind a
         layer so narrow that it has the bytes of k weights.
-      width: of the features.
+      width: that features are hashed to; 0 for the features themselves.
       k: weights of each label.
       group: consecutive labels that share positions.
       dense_labels: so many of the most frequent ones have all weights.
@@ -61,7 +61,7 @@ class Settings:
     """
 
     method: str = "positives"
-    width: int = 16384
+    width: int = 0
     k: int = 64
     group: int = 1
     dense_labels: int = 0
@@ -69,15 +69,15 @@ class Settings:
     most_features: int = 32
     most_labels: int = 8
     batch_size: int = 256
-    negatives: int = 512
-    negative_weight: float = 20.0
+    negatives: int = 256
+    negative_weight: float = 1.0
     start_scale: float = 10.0
     start_power: float = 0.8
     loss: str = "bce"
     bias: float = -5.0
     optimizer: str = "sgd"
-    learning_rate: float = 30.0
-    bias_rate: float = 0.01
+    learning_rate: float = 10.0
+    bias_rate: float = 0.0
     encoder_rate: float = 0.0
     projection_rate: float = 0.003
     delta_t: int = 100
@@ -107,6 +107,10 @@ class Network:
           total_steps: after which training ends.
         """
         self.settings, self.features, self.labels = settings, features, labels
+        self._width = settings.width or features
+        # A dense layer has weights of all features, those of a batch are too few.
+        is_dense = settings.method in ("dense", "bottleneck")
+        self._narrows = not (settings.width or settings.dense_labels or is_dense)
         self._end = t_end(total_steps, settings.grow_until)
         rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
         self._optimizer = optax.chain(
@@ -154,12 +158,12 @@ class Network:
         encoder = encoders.init(
             keys[0],
             self.features,
-            settings.width,
+            settings.width or None,
             hashes=settings.hashes,
             trained=settings.encoder_rate > 0,
             narrow=narrow,
         )
-        width = narrow or settings.width
+        width = narrow or self._width
         is_dense = settings.method in ("dense", "bottleneck")
         classifier = extreme.init(
             keys[1],
@@ -204,7 +208,7 @@ class Network:
           The next state and the loss, f32[].
         """
         batch = examples
-        if self.settings.encoder_rate:
+        if self.settings.encoder_rate or self._narrows:
             batch = pack(examples, self.features)
         positives = positives[:, : self.settings.most_labels]
         # Rounded up, so that few programs are compiled.
@@ -241,19 +245,23 @@ class Network:
         return self._grow(state, examples, labels, jnp.float32(fraction))
 
     def top(
-        self, state: State, examples: Bags, count: int, rows: int = 512
+        self, state: State, examples: Bags, count: int, rows: int = 128
     ) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest labels: logits f32[examples, count], falling, and numbers."""
         pieces = [
             jax.device_get(
                 self._top(state["encoder"], state["classifier"], count, piece)
             )
-            for piece in _pieces(examples, rows)
+            for piece in self._pieces(examples, rows)
         ]
         logits, labels = (
             np.concatenate(arrays) for arrays in zip(*pieces, strict=True)
         )
         return logits[: len(examples.columns)], labels[: len(examples.columns)]
+
+    def _pieces(self, examples, rows):
+        for piece in _pieces(examples, rows):
+            yield pack(piece, self.features) if self._narrows else piece
 
     def _train(self, state, batch, positives, most_visited):
         settings, state = self.settings, dict(state)
@@ -264,6 +272,10 @@ class Network:
         train = partial(
             extreme.train_step, optimizer=self._optimizer, loss=settings.loss
         )
+
+        whole = state["classifier"]
+        if self._narrows:
+            state["classifier"] = extreme.narrow(whole, batch.features)
 
         def learn(x):
             loss, dx, state["classifier"], state["classifier_state"] = train(
@@ -290,10 +302,12 @@ class Network:
             state["encoder"],
             state["encoder_state"],
             batch,
-            settings.width,
+            self._width,
             learn,
             self._encoder_optimizer,
         )
+        if self._narrows:
+            state["classifier"] = extreme.restore(state["classifier"], whole)
         state["step"] = state["step"] + 1
         return state, loss
 
@@ -320,13 +334,16 @@ class Network:
         return state | dict(zip(("classifier", "classifier_state"), new, strict=True))
 
     def _encode(self, encoder, examples):
-        return encoders.encode(encoder, examples, self.settings.width)
+        return encoders.encode(encoder, examples, self._width)
 
     def _encode_rows(self, inputs, numbers):
         encoder, examples = inputs
         return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
 
     def _likeliest(self, encoder, classifier, count, examples):
+        if self._narrows:
+            classifier = extreme.narrow(classifier, examples.features)
+            return extreme.top_labels(classifier, examples.weights, count)
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
 
 

@@ -104,13 +104,14 @@ def choose(
     """The positives of a batch and sampled negatives, each label once.
 
     A negative has the weight of the labels that it was drawn from; a label that is only
-    there as another example's positive has none as a negative.
+    there as another example's positive has none as a negative. If a weight is given,
+    both have that.
 
     Args:
       positives: i32[batch, most], padded with -1.
       negatives: i32[count], from `labels.sample_negatives`.
       labels: how many there are.
-      weight: of a negative instead.
+      weight: of every label as a negative instead.
       most: how many different labels there are at most; as many as the arrays could
         hold unless given.
     """
@@ -118,10 +119,12 @@ def choose(
     # A place more for padding: -1 is no label of any block.
     size = everything.size if most is None else min(most + 1, everything.size)
     ids = jnp.unique(everything, size=size, fill_value=labels)
-    _, lengths = strata(labels, negatives.size)
-    places = jnp.searchsorted(ids, negatives)
-    lengths = lengths.astype(jnp.float32) if weight is None else jnp.float32(weight)
-    weights = jnp.zeros(ids.size).at[places].set(lengths)
+    if weight is None:
+        _, lengths = strata(labels, negatives.size)
+        places = jnp.searchsorted(ids, negatives)
+        weights = jnp.zeros(ids.size).at[places].set(lengths.astype(jnp.float32))
+    else:
+        weights = jnp.full(ids.size, weight, jnp.float32)
     return Chosen(ids.astype(jnp.int32), weights)
 
 

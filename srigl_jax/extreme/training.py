@@ -92,9 +92,11 @@ def train_step(
       weight: f32[], of this loss in a sum of several.
       optimizer: that of `init_state`.
       loss: "bce", "squared_hinge" or a function: see `losses`.
-      negative_weight: of the loss of each sampled negative; None for the number of
-        labels that it was drawn from, with which the expected loss is that of all
-        labels. Less lets steps be longer, and moves all logits up alike.
+      negative_weight: of the loss of every visited label that an example does not have,
+        the positives of the others among them, which are the harder ones. None weighs
+        each sampled negative with the number of labels that it was drawn from and the
+        others' positives not at all, so that the expected loss is that of all labels;
+        less lets steps be longer, and moves all logits up alike.
       most_visited: an upper bound, static, of the different labels among positives and
         negatives, if these are given. Without it, there is room for as many as the
         arrays could hold, and rows of padding are worked on too.

@@ -53,7 +53,7 @@ class Packed(NamedTuple):
     reads and writes them by matrix products: sums by row number are slow on a CPU.
 
     Attributes:
-      features: i32[size], ascending; at the end ones that do not exist.
+      features: i32[size], ascending; at the end some that do not exist, one or more.
       weights: f32[rows, size].
     """
 
@@ -70,7 +70,7 @@ def pack(batch: Bags, features: int, multiple: int = 512) -> Packed:
       multiple: of the size.
     """
     occurring, places = np.unique(batch.columns, return_inverse=True)
-    size = -(-len(occurring) // multiple) * multiple
+    size = (len(occurring) // multiple + 1) * multiple
     weights = np.zeros((len(batch.columns), size), np.float32)
     rows = np.arange(len(weights))[:, None]
     np.add.at(weights, (rows, places.reshape(batch.columns.shape)), batch.weights)
