@@ -78,6 +78,7 @@ def validate(config: ConfigDict) -> Settings:
     names = ("width", "dense_labels", "negatives", "negative_weight", "learning_rate")
     for name in (
         *names,
+        "start_share",
         "bias_rate",
         "encoder_rate",
         "projection_rate",

@@ -43,6 +43,7 @@ class Settings:
       start_scale: of the logits that the classifier starts with, see
         `owners.start_from_examples`; 0 for weights of 0.
       start_power: likewise.
+      start_share: how far the number of labels of an example is divided out there.
       loss: "bce" or "squared_hinge".
       bias: of every label at the start; a positive starts with it as its logit.
       optimizer: of the classifier: "sgd", "adagrad" or "adam".
@@ -73,6 +74,7 @@ class Settings:
     negative_weight: float = 1.0
     start_scale: float = 10.0
     start_power: float = 0.8
+    start_share: float = 0.25
     loss: str = "bce"
     bias: float = -5.0
     optimizer: str = "sgd"
@@ -140,10 +142,14 @@ class Network:
             # All weights are 0, so this replaces all that its examples can tell.
             state = self.grow(state, examples, owned, fraction=1.0)
         if self.settings.start_scale:
+            # An example of hundreds of labels says little of each.
+            counts = np.bincount(owned.examples, minlength=len(examples.columns))
+            shares = np.maximum(counts, 1) ** -self.settings.start_share
+            weights = examples.weights * shares[:, None].astype(np.float32)
             state["classifier"] = extreme.start_from_examples(
                 state["classifier"],
                 self._encode_rows,
-                (state["encoder"], examples),
+                (state["encoder"], examples._replace(weights=weights)),
                 owned,
                 scale=self.settings.start_scale,
                 power=self.settings.start_power,

@@ -5,15 +5,17 @@ import pathlib
 import signal
 
 import numpy as np
+import problems
 import pytest
 import runs
 import tiny_wordnet
 
 from srigl_jax import predict
 from srigl_jax.config import load_config
+from srigl_jax.extreme import densify, tagger
 from srigl_jax.extreme import run as run_module
-from srigl_jax.extreme import tagger
 from srigl_jax.extreme.config import get_config, validate
+from srigl_jax.extreme.data import corpus
 from srigl_jax.train import Stopped, train
 
 STEPS = 24
@@ -107,6 +109,48 @@ def test_every_method_trains(source, tmp_path, method):
     assert names == ["encoder.projection"] * (method == "bottleneck") + ["labels"]
 
 
+@pytest.mark.parametrize("method", ["positives", "bottleneck"])
+def test_words_are_learned_as_they_are(source, tmp_path, capsys, method):
+    fields = {"settings__method": method, "settings__width": 0}
+    result = train(tiny_wordnet.config(source, **fields), tmp_path)
+    assert result["P@1"] > 0.7
+    predict.main(["--model", str(tmp_path), "--top", "1", "--text", "a red bird"])
+    assert "a red bird: bird.n00001001 " in capsys.readouterr().out
+
+
+def test_reading_the_words_of_a_batch_alone_changes_nothing(source):
+    """A dense label, which reads all words, makes the network read them all."""
+    config = tiny_wordnet.config(source, settings__width=0, settings__method="static")
+    data = corpus.load(**config.dataset.to_dict())
+    config.settings.k = data.features  # So that both have the same positions.
+    found = []
+    for dense_labels in (0, 1):
+        config.settings.dense_labels = dense_labels
+        task = run_module.Task(validate(config), data, 0, 1)
+        state = task.init()
+        for step in range(task.total_steps):
+            state, _ = task.step(state, step)
+        logits, labels = task.network.top(state, task.held_out, data.labels)
+        by_label = np.take_along_axis(logits, np.argsort(labels, 1), 1)
+        found.append((densify(state["classifier"]), by_label))
+    problems.assert_close(*found, 1e-5)
+
+
+def test_examples_of_many_labels_count_less_at_the_start(source):
+    config = tiny_wordnet.config(source, settings__width=0, settings__start_power=0.0)
+    data = corpus.load(**config.dataset.to_dict())
+    of_two = (data.train_positives >= 0).sum(1) == 2
+    label = data.train_positives[of_two][0, 1]
+    assert not (data.train_positives[~of_two] == label).any()
+    starts = []
+    for share in (0.0, 1.0):
+        config.settings.start_share = share
+        task = run_module.Task(validate(config), data, 0, 1)
+        (block,) = task.init()["classifier"].blocks
+        starts.append(np.asarray(block.values[label]))
+    np.testing.assert_allclose(starts[0], 2 * starts[1], rtol=1e-6)
+
+
 def test_texts_get_their_labels_by_name(finished, capsys):
     arguments = ["--model", str(finished), "--top", "1"]
     predict.main([*arguments, "--text", "a red bird", "--text", "an old boat"])
@@ -179,6 +223,10 @@ def test_a_workdir_of_other_settings_is_refused(source, finished):
         ({"settings__alpha": 1.5}, "settings.alpha is 1.5: give a number from 0 to 1"),
         ({"settings__loss": "mse"}, "settings.loss is 'mse': choose one of"),
         ({"dataset__name": "words"}, "dataset.name is 'words': choose one of"),
+        (
+            {"settings__width": 0, "settings__encoder_rate": 0.1},
+            "settings.encoder_rate is 0.1, but settings.width is 0",
+        ),
         ({"epochs": 0}, "epochs is 0: give a number at least 1"),
         (
             {"settings__auxiliary_weight": 0.4},

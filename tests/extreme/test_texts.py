@@ -24,6 +24,11 @@ def test_a_synset_is_read_with_each_pointer_once(tmp_path):
     assert synset == ("n00001740", "entity.n00001740", gloss, pointers)
 
 
+def test_a_definition_has_no_examples_of_use():
+    assert wordnet.definition('what is; "a | b"; "c"') == "what is"
+    assert wordnet.definition('"a | b"') == '"a | b"'
+
+
 def test_frames_of_verbs_are_no_pointers(tmp_path):
     path = tmp_path / "data.verb"
     path.write_text(VERB)

@@ -1,6 +1,6 @@
-"""WordNet 3.0: from the gloss of a synset to the synsets that its pointers name.
+"""WordNet 3.0: from the definition of a synset to the synsets that its pointers name.
 
-116,650 glosses, 113,595 labels (Princeton University, permissive licence), from the
+116,650 definitions, 113,595 labels (Princeton University, permissive licence), from the
 files of Debian's package wordnet-base. Only direct pointers count: with the closure of
 hypernyms the few most frequent labels would answer nearly everything.
 """
@@ -8,6 +8,7 @@ hypernyms the few most frequent labels would answer nearly everything.
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class Synset(NamedTuple):
 
 
 def load(source_dir: str | os.PathLike[str] | None = None) -> Texts:
-    """Glosses and the synsets they point to, a fifth of them to test by.
+    """Definitions and the synsets they point to, a fifth of them to test by.
 
     Args:
       source_dir: where the four data files are; None for the directory of Debian's
@@ -58,7 +59,9 @@ def load(source_dir: str | os.PathLike[str] | None = None) -> Texts:
     for synset in synsets:
         if synset.pointers:
             split = test if is_test(synset.identity) else train
-            split.append((synset.gloss, [names[p] for p in synset.pointers]))
+            split.append(
+                (definition(synset.gloss), [names[p] for p in synset.pointers])
+            )
     return number(train, test)
 
 
@@ -79,6 +82,14 @@ def read(path: str | os.PathLike[str]) -> Iterator[Synset]:
                     f"{path}, line {line_number}: is no synset, the file may be "
                     "truncated"
                 ) from error
+
+
+def definition(gloss: str) -> str:
+    """A gloss without its examples of use, in quotes; all of it, if it has no more.
+
+    What people use a word for says little about where it belongs.
+    """
+    return re.sub(r'"[^"]*"', "", gloss).strip(" ;") or gloss
 
 
 def is_test(identity: str) -> bool:
