@@ -14,10 +14,10 @@ from srigl_jax.extreme import config as defaults
 
 
 def get_config() -> ConfigDict:
-    """One epoch, and one topology: that of the gradient at the start."""
+    """One epoch, and one topology: that of each label's examples."""
     config = defaults.get_config()
     config.dataset.name = "genes"
     config.epochs = 1
     config.eval_examples = 200
-    config.settings.delta_t = 1000
+    config.settings.delta_t = 100_000
     return config

@@ -16,4 +16,6 @@ def get_config() -> ConfigDict:
     """WordNet's settings."""
     config = defaults.get_config()
     config.dataset.name = "go"
+    config.epochs = 1
+    config.settings.delta_t = 100_000
     return config
