@@ -1,4 +1,4 @@
-"""WordNet's 113,595 labels by every method: training, baselines, scores."""
+"""WordNet's labels, or another set's, by every method: training, baselines, scores."""
 
 import dataclasses
 import resource
@@ -46,6 +46,7 @@ class Plan:
     """What all methods have in common.
 
     Attributes:
+      dataset: of `corpus.load`.
       settings: before the method's changes.
       changes: after them.
       epochs: of training.
@@ -54,6 +55,7 @@ class Plan:
       examples: kept of each split; 0 for all.
     """
 
+    dataset: str
     settings: Settings
     changes: dict[str, Any]
     epochs: int
@@ -68,7 +70,7 @@ def measure_row(method: str, seed: int, plan: Plan) -> dict[str, Any]:
     Raises:
       ImportError: the method needs a package that is not installed.
     """
-    data = corpus.load("wordnet", validation=plan.validation, examples=plan.examples)
+    data = corpus.load(plan.dataset, validation=plan.validation, examples=plan.examples)
     if method in BASELINES:
         row = baseline(method, data, plan.evaluated)
     else:
@@ -101,7 +103,7 @@ def train(
     begun = time.perf_counter()
     state = jax.block_until_ready(task.init())
     starting = time.perf_counter() - begun
-    start = task.scores(state, min(evaluated or 1000, 1000))
+    start = task.scores(state, evaluated)
     print(f"{method}, seed {seed}: starts at P@1 {start['P@1']:.1%}", flush=True)
     names = ("classifier", "classifier_state")
     held = jax.tree.leaves([state[name] for name in names])

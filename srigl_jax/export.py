@@ -10,8 +10,8 @@ Takes the last complete checkpoint of a run, as `srigl_jax.train` leaves it. For
 - `stablehlo`: dense, without its ablated neurons: one file for CPU, CUDA and TPU and
   for any batch size, which `jax.export.deserialize` reads without this library.
 - `stablehlo_condensed`: the same with condensed layers, in plain XLA: a file as small
-  as the weights that are left, but slower, convolutions above all, since XLA has to
-  write layers out for anything but a few examples.
+  as the weights that are left, but slower, convolutions above all, except for products
+  of a few examples: XLA has to write all others out at every call.
 - `onnx`: dense, without its ablated neurons, for any batch size.
 
 All take stored pixels: the normalisation of the images is part of what is written.

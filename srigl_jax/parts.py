@@ -68,7 +68,7 @@ def init_state(
     return state
 
 
-def config_step(
+def make_config_step(
     config: ConfigDict,
     dataset: data.Dataset,
     forward: Forward,

@@ -35,14 +35,11 @@ from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.optimizers import make_optimizer
-from srigl_jax.parts import config_step, init_state, make_model
+from srigl_jax.parts import init_state, make_config_step, make_model
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sharding import Placement, check_batch, gathered, make_mesh
 from srigl_jax.sparsity import Plan, layer_masks, make_plan, summarize
-from srigl_jax.sparsity.exploration import (
-    explore,
-    explored_shares,
-)
+from srigl_jax.sparsity.exploration import explore, explored_shares
 from srigl_jax.step import (
     State,
     evaluated,
@@ -124,7 +121,7 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
 
     state = placement.place(state)
     evaluate = make_evaluate(forward, placement.copied)
-    train_step = config_step(
+    train_step = make_config_step(
         config,
         dataset,
         forward,

@@ -76,6 +76,18 @@ def test_the_bottleneck_has_the_bytes_of_the_sparse_layer(k, optimizer):
     assert dense == pytest.approx(size(256, chunk=8), rel=0.03)
 
 
+@pytest.mark.parametrize("method", ["popularity", "static"])
+def test_a_row_has_what_a_method_changes_and_the_peak_of_memory(
+    data, method, monkeypatch
+):
+    monkeypatch.setattr(extreme_wordnet.corpus, "load", lambda *_, **options: data)
+    changes = {"width": 16, "k": 8, "batch_size": 4, "negatives": 0}
+    plan = extreme_wordnet.Plan("wordnet", Settings(), changes, 1, 0, 0, 0)
+    row = extreme_wordnet.measure_row(method, 0, plan)
+    assert row["peak_rss_mib"] > 50
+    assert row.get("width", 16) == 16
+
+
 @pytest.mark.parametrize("method", extreme_wordnet.TRAINED)
 def test_training_learns_a_tiny_set(data, method, capsys):
     small = {"width": 16, "k": 8, "batch_size": 4, "negatives": 0, "delta_t": 10}

@@ -122,6 +122,8 @@ def test_stablehlo_runs_without_this_library_at_any_batch_size(workdir, format, 
     output = export(workdir, format)
     exported = jax.export.deserialize(bytearray(output.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+    is_condensed = "stablehlo.scatter" in exported.mlir_module()
+    assert is_condensed == (format == "stablehlo_condensed")
     x = images(workdir, batch)
     found = exported.call(x)
     np.testing.assert_allclose(found, masked_logits(workdir, x), atol=1e-5, rtol=1e-5)
@@ -309,7 +311,7 @@ def test_onnx_that_is_not_installed_is_named_with_the_command(mlp, capsys, monke
     )
 
 
-@pytest.mark.parametrize("format", ["dense", "stablehlo"])
+@pytest.mark.parametrize("format", ["dense", "stablehlo", "stablehlo_condensed"])
 def test_autotune_without_a_choice_is_refused(mlp, capsys, format):
     arguments = ["--workdir", mlp, "--format", format, "--autotune"]
     assert "autotune has nothing to choose" in fails(capsys, *arguments)

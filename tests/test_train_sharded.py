@@ -167,13 +167,13 @@ def test_eight_devices_train_what_one_does_and_compile_once(
 ):
     expected = alone(network)
     steps = []
-    config_step = train_lib.config_step
+    make_config_step = train_lib.make_config_step
 
     def kept(*args, **options):
-        steps.append(config_step(*args, **options))
+        steps.append(make_config_step(*args, **options))
         return steps[-1]
 
-    monkeypatch.setattr(train_lib, "config_step", kept)
+    monkeypatch.setattr(train_lib, "make_config_step", kept)
     config = NETWORKS[network](data_dir, mesh__data=data, mesh__neurons=neurons)
     train(config, tmp_path)
     assert_alike(tmp_path, expected, STEPS)

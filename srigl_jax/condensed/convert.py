@@ -111,7 +111,7 @@ def condense_model(
         weight, where a format of file asks for one of them.
       implementation: of condensed layers: "auto", "xla" or "native"; or "pallas", which
         has no convolution: those take "auto" beside it. On GPUs and TPUs the rule
-        leaves every layer dense, so there only autotuning chooses it.
+        leaves every layer dense, so there only autotuning or `form` takes it.
       example_shape: of one example, (height, width, channels) for images. Needed for
         autotuning; where it is given, the new network is also checked against the
         old one on random input.

@@ -91,7 +91,8 @@ def value_gradient(x: jax.Array, dy: jax.Array, indices: jax.Array) -> jax.Array
 
 
 def _by_gathering(x, values, indices):
-    row_bytes = 4 * GATHER_BATCH * values.shape[1]
+    batch = x.shape[0] if isinstance(x.shape[0], int) else GATHER_BATCH
+    row_bytes = 4 * batch * values.shape[1]
     return _over_chunks(partial(_gathered, x), row_bytes, values, indices)
 
 

@@ -30,8 +30,10 @@ class Settings:
         gradient by the gradient of the last batches; positives by that of each label's
         positives, from the start on. dense has all weights, bottleneck too, behind a
         layer so narrow that it has the bytes of k weights.
-      width: that features are hashed to; 0 for the features themselves.
-      k: weights of each label.
+      width: that features are hashed to; 0 for the features themselves. Growth and the
+        start hold some hundred examples as wide as that, growth by gradient
+        `growth_batches` batches: hash a vocabulary of 100,000 words and more.
+      k: weights of each label; all, if there are fewer features.
       group: consecutive labels that share positions.
       dense_labels: so many of the most frequent ones have all weights.
       hashes: positions that each feature is hashed to.
@@ -43,7 +45,8 @@ class Settings:
       start_scale: of the logits that the classifier starts with, see
         `owners.start_from_examples`; 0 for weights of 0.
       start_power: likewise.
-      start_share: how far the number of labels of an example is divided out there.
+      start_share: power of its number of labels that an example is divided by there; 0
+        for none.
       loss: "bce" or "squared_hinge".
       bias: of every label at the start; a positive starts with it as its logit.
       optimizer: of the classifier: "sgd", "adagrad" or "adam".

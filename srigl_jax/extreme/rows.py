@@ -105,7 +105,7 @@ def choose(
 
     A negative has the weight of the labels that it was drawn from; a label that is only
     there as another example's positive has none as a negative. If a weight is given,
-    both have that.
+    both kinds have that.
 
     Args:
       positives: i32[batch, most], padded with -1.

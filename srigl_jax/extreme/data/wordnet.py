@@ -85,7 +85,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Synset]:
 
 
 def definition(gloss: str) -> str:
-    """A gloss without its examples of use, in quotes; all of it, if it has no more.
+    """A gloss without what is in quotes, its examples of use; all of it, if no more.
 
     What people use a word for says little about where it belongs.
     """
