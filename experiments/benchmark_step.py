@@ -29,7 +29,12 @@ import srigl_jax
 from srigl_jax import data, methods
 from srigl_jax.config import load_config
 from srigl_jax.optimizers import make_optimizer
-from srigl_jax.parts import init_state, make_config_step, make_model
+from srigl_jax.parts import (
+    init_state,
+    make_config_augment,
+    make_config_step,
+    make_model,
+)
 from srigl_jax.sparsity import init_masks, make_plan, summarize
 from srigl_jax.sparsity.exploration import explore, explored_shares
 from srigl_jax.step import make_forward, split_model
@@ -64,7 +69,8 @@ class Training:
         self.state = init_state(
             config, params, model_state, self._plan, optimizer, masks
         )
-        self._step = make_config_step(config, dataset, forward, optimizer)
+        augment = make_config_augment(config, dataset)
+        self._step = make_config_step(config, augment, forward, optimizer)
         self.batches = dataset.train_batches(config.seed, config.batch_size)
 
         @jax.jit

@@ -25,7 +25,12 @@ import srigl_jax
 from srigl_jax import data, lottery, methods, starts
 from srigl_jax.data.batches import batch_indices
 from srigl_jax.optimizers import make_optimizer
-from srigl_jax.parts import init_state, make_config_step, make_model
+from srigl_jax.parts import (
+    init_state,
+    make_config_augment,
+    make_config_step,
+    make_model,
+)
 from srigl_jax.sparsity import Plan, make_plan
 from srigl_jax.step import (
     Forward,
@@ -186,12 +191,13 @@ def _train(
 def _make_run(first: _Seed, forward, dataset, axes, mode):
     """The loop `(states, seeds, chosen, images, labels) -> states`."""
     config = first.config
+    augment = make_config_augment(config, dataset)
 
     def step(state, seed, chosen, images, labels):
         # The masks that train are those of the state; of the ones given here only
         # the structure counts, which all seeds have in common.
         optimizer = _optimizer(_with(config, seed=seed), dataset, first.masks)
-        train_step = make_config_step(config, dataset, forward, optimizer)
+        train_step = make_config_step(config, augment, forward, optimizer)
         batch = {"image": images[chosen], "label": labels[chosen]}
         return train_step(state, batch)[0]
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import srigl_jax
 from srigl_jax import data, methods, models
-from srigl_jax.data.augment import make_augment
+from srigl_jax.data.augment import Augment, make_augment
 from srigl_jax.sparsity import Plan
 from srigl_jax.sparsity.exploration import explore, nothing_explored
 from srigl_jax.step import Forward, State, TrainStep, make_train_step
@@ -68,25 +68,33 @@ def init_state(
     return state
 
 
+def make_config_augment(config: ConfigDict, dataset: data.Dataset) -> Augment | None:
+    """The augmentation of a config, for the images and classes of the data.
+
+    Raises:
+      ValueError: the images cannot be augmented so.
+    """
+    return make_augment(
+        dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
+    )
+
+
 def make_config_step(
     config: ConfigDict,
-    dataset: data.Dataset,
+    augment: Augment | None,
     forward: Forward,
     optimizer: optax.GradientTransformation,
     **placement: Any,
 ) -> TrainStep:
-    """The training step of a config: its augmentation, loss and accumulation.
+    """The training step of a config: its loss, accumulation and averages.
 
     Args:
       config: of the run.
-      dataset: whose images and classes it is for.
+      augment: of `make_config_augment`.
       forward: of the network.
       optimizer: of the config, sparse or not.
       **placement: `shardings` and `copied` of `srigl_jax.step.make_train_step`.
     """
-    augment = make_augment(
-        dataset.image_shape, dataset.num_classes, **config.augment.to_dict()
-    )
     return make_train_step(
         forward,
         optimizer,

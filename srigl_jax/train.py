@@ -35,7 +35,12 @@ from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.models.pretrained import load_torchvision
 from srigl_jax.monitor import Monitor, NotFiniteError
 from srigl_jax.optimizers import make_optimizer
-from srigl_jax.parts import init_state, make_config_step, make_model
+from srigl_jax.parts import (
+    init_state,
+    make_config_augment,
+    make_config_step,
+    make_model,
+)
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.sharding import Placement, check_batch, gathered, make_mesh
 from srigl_jax.sparsity import Plan, layer_masks, make_plan, summarize
@@ -110,6 +115,7 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
             config, params, model_state, plan, start, forward, dataset
         )
         optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
+        augment = make_config_augment(config, dataset)
         # Only now, so that settings which cannot work never claim the workdir.
         check_config(files, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
         record_start(files, _environment(config))
@@ -123,7 +129,7 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
     evaluate = make_evaluate(forward, placement.copied)
     train_step = make_config_step(
         config,
-        dataset,
+        augment,
         forward,
         optimizer,
         shardings=placement.shardings(state),
