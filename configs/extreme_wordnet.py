@@ -4,8 +4,9 @@
     python -m srigl_jax.predict --model runs/wordnet --text "a small dog of the terrier"
 
 Expect P@1 30.8 % on the test split after one epoch, of which nearly all is there at the
-start (20 nearest neighbours: 29.3 %). Five minutes on two cores. It reads the files of
-Debian's package wordnet-base, or of --config.dataset.source_dir=DIR. With another
+start (20 nearest neighbours: 29.3 %). Training takes about a minute of two cores, data
+and scores some more. It reads the files of Debian's package wordnet-base, or of
+--config.dataset.source_dir=DIR. With another
 --config.settings.method, give --config.settings.delta_t=100 too.
 """
 

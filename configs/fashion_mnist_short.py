@@ -6,8 +6,8 @@
 The networks of configs/resnet18_cifar10.py and configs/wrn22_cifar10.py, at 99 %
 sparsity, with their augmentation: a look at learned masks where there are neither
 CIFAR-10 nor an accelerator. Batches are smaller than the recipe's, and so is the
-learning rate, after a warm-up of 30 steps: at the recipe's 0.1 the first steps undo the
-initialisation, and 300 do not suffice to recover. ResNet-18 takes half the batch, and
+learning rate, after a warm-up of 30 steps: at the recipe's 0.1 ResNet-18 starts at a
+loss of 16, from which 300 steps do not suffice to recover. It takes half the batch, and
 is evaluated on 2,000 training images held out instead of the test split, which would
 take it longer than the training.
 """

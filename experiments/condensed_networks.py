@@ -25,9 +25,6 @@ from srigl_jax.sparsity.layout import leaf_name
 from srigl_jax.sparsity.masks import init_masks, map_layers, sparse_he_normal
 from srigl_jax.sparsity.plan import make_plan
 
-FORMS = ("dense", "condensed")
-"""Of the layers in exported files."""
-
 ABLATED = 0.05
 """Share of the neurons of inner layers that the random masks ablate."""
 
@@ -149,8 +146,14 @@ def contenders(
         "ours: condensed": _jitted(conversion.model, images),
     }
     skipped: dict[str, str] = {}
-    folded = condense_model(network.model, network.masks, form="dense")
-    artefacts = {f"StableHLO {form}": _artefact(network, form) for form in FORMS}
+    folded, condensed = (
+        condense_model(network.model, network.masks, form=form, implementation="xla")
+        for form in ("dense", "condensed")
+    )
+    artefacts = {
+        "StableHLO dense": _artefact(folded.model, network.image_shape),
+        "StableHLO condensed": _artefact(condensed.model, network.image_shape),
+    }
     for name, artefact in artefacts.items():
         made[name] = _exported(artefact, images)
     for name, model in (
@@ -201,17 +204,14 @@ def _jitted(model: nnx.Module, images: np.ndarray) -> Contender:
     return dataclasses.replace(made, weights_bytes=size_read(model, len(images)))
 
 
-def _artefact(network: Network, form: str) -> bytes:
-    """The StableHLO file that `srigl_jax.export` would write, of layers in a form."""
-    converted = condense_model(
-        network.model, network.masks, form=form, implementation="xla"
-    )
-    shape, classes = network.image_shape, tuple("0123456789")
+def _artefact(model: nnx.Module, shape: tuple[int, int, int]) -> bytes:
+    """The StableHLO file that `srigl_jax.export` would write of a converted network."""
+    classes = tuple("0123456789")
     # Normalises as `from_pixels` does; what the network is called plays no part.
     mean, std = (128.0,) * shape[2], (64.0,) * shape[2]
     description = Description("", {}, "", shape, mean, std, classes)
     path = Path("network.stablehlo")
-    return stablehlo_files(path, converted.model, description)[path]
+    return stablehlo_files(path, model, description)[path]
 
 
 def _exported(artefact: bytes, images: np.ndarray) -> Contender:

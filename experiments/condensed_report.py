@@ -121,6 +121,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 def write_grid(rows: list[Row], path: Path) -> None:
     """The grid as a line a point, of the form that we choose: small enough to keep."""
+    rows = [row for row in rows if ours_in(row)]
     peers = list(dict.fromkeys(p for r in rows for p in r["times_faster"][ours_in(r)]))
     point = ("threads", "layer", "mask", "sparsity", "batch")
     with path.open("w", newline="") as file:

@@ -113,9 +113,10 @@ class Network:
         """
         self.settings, self.features, self.labels = settings, features, labels
         self._width = settings.width or features
+        self._is_dense = settings.method in ("dense", "bottleneck")
         # A dense layer has weights of all features, those of a batch are too few.
-        is_dense = settings.method in ("dense", "bottleneck")
-        self._narrows = not (settings.width or settings.dense_labels or is_dense)
+        has_dense = self._is_dense or settings.dense_labels
+        self._narrows = not (settings.width or has_dense)
         self._end = t_end(total_steps, settings.grow_until)
         rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
         self._optimizer = optax.chain(
@@ -173,7 +174,6 @@ class Network:
             narrow=narrow,
         )
         width = narrow or self._width
-        is_dense = settings.method in ("dense", "bottleneck")
         classifier = extreme.init(
             keys[1],
             self.labels,
@@ -182,7 +182,7 @@ class Network:
             group=settings.group,
             bias=settings.bias,
             scale=0.0,
-            dense_labels=self.labels if is_dense else settings.dense_labels,
+            dense_labels=self.labels if self._is_dense else settings.dense_labels,
             chunk=_chunk(self.labels, settings.group),
         )
         state = {
@@ -261,14 +261,14 @@ class Network:
             jax.device_get(
                 self._top(state["encoder"], state["classifier"], count, piece)
             )
-            for piece in self._pieces(examples, rows)
+            for piece in self._packed_pieces(examples, rows)
         ]
         logits, labels = (
             np.concatenate(arrays) for arrays in zip(*pieces, strict=True)
         )
         return logits[: len(examples.columns)], labels[: len(examples.columns)]
 
-    def _pieces(self, examples, rows):
+    def _packed_pieces(self, examples, rows):
         for piece in _pieces(examples, rows):
             yield pack(piece, self.features) if self._narrows else piece
 
