@@ -6,10 +6,10 @@ from srigl_jax.condensed.representation import condense
 
 
 def random_mask(rng, fan_in, neurons, k, ablated=0):
-    """Constant fan-in: k of the inputs for each neuron but the first `ablated`."""
+    """Constant fan-in: k of the inputs for each neuron but `ablated` of them."""
     ranks = rng.random((fan_in, neurons)).argsort(0).argsort(0)
     mask = ranks < k
-    mask[:, :ablated] = False
+    mask[:, rng.permutation(neurons)[:ablated]] = False
     return mask
 
 

@@ -18,7 +18,7 @@ each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def random_kernel(rng, shape, density=0.3, ablated=2):
     kernel = rng.normal(size=shape).astype(np.float32)
     mask = rng.random(shape) < density
-    mask[..., :ablated] = False
+    mask[..., rng.permutation(shape[-1])[:ablated]] = False
     return kernel, mask, rng.normal(size=shape[-1]).astype(np.float32)
 
 

@@ -260,47 +260,41 @@ void sum_rows(const Problem& p, int64_t first, int64_t neurons, const float* inp
                                sums + u * kLanes);
 }
 
-// kWidth neurons at kWidth positions, transposed into rows of y.
-inline void write_block(const Problem& p, const int32_t* active, Vector* rows,
-                        int64_t begin, int64_t count) {
-  transpose(rows);
-  const int64_t n = active[0];
-  const Vector bias = p.bias ? load(p.bias + n) : zero();
-  for (int64_t i = 0; i < count; ++i)
-    store(p.y + (begin + i) * p.neurons + n, rows[i] + bias);
-}
+// What a neuron that is not active brings, as long as the sums of one that is.
+alignas(64) const float kNothing[4 * kWidth] = {};
 
-inline void write_row(const Problem& p, int64_t n, const float* sums, int64_t begin,
-                      int64_t count) {
-  const float bias = p.bias ? p.bias[n] : 0.0f;
-  for (int64_t i = 0; i < count; ++i) p.y[(begin + i) * p.neurons + n] = sums[i] + bias;
-}
-
-// `sums` f32[neurons, lanes] of `neurons` active neurons, as rows of y.
-void write_sums(const Problem& p, const int32_t* active, int64_t neurons,
-                const float* sums, int64_t lanes, int64_t begin, int64_t count) {
-  int64_t i = 0;
-  for (; i + kWidth <= neurons; i += kWidth) {
-    const bool adjacent = active[i + kWidth - 1] - active[i] == kWidth - 1;
-    for (int64_t first = 0; adjacent && first < count; first += kWidth) {
-      Vector rows[kWidth];
-      for (int u = 0; u < kWidth; ++u) rows[u] = load(sums + (i + u) * lanes + first);
-      const int64_t left = count - first;
-      write_block(p, active + i, rows, begin + first, left < kWidth ? left : kWidth);
-    }
-    for (int u = 0; !adjacent && u < kWidth; ++u)
-      write_row(p, active[i + u], sums + (i + u) * lanes, begin, count);
-  }
-  for (; i < neurons; ++i) write_row(p, active[i], sums + i * lanes, begin, count);
-}
-
+// `sums` f32[active neurons of the chunk, lanes] as rows of y, with the bias: kWidth
+// outputs at kWidth positions at a time, transposed. Where some are not active, rows of
+// zeros take their places, which costs less than writing the others one by one.
 void write(const Problem& p, const Chunk& chunk, int64_t begin, int64_t count,
            int64_t lanes, const float* sums) {
-  if (chunk.last - chunk.first != chunk.end - chunk.begin)
-    for (int64_t i = 0; i < count; ++i)
-      fill_with_bias(p, chunk, p.y + (begin + i) * p.neurons);
-  write_sums(p, p.active + chunk.begin, chunk.end - chunk.begin, sums, lanes, begin,
-             count);
+  const int32_t* active = p.active + chunk.begin;
+  const int32_t* const end = p.active + chunk.end;
+  const auto sums_of = [&](int64_t n) {
+    if (active == end || *active != n) return static_cast<const float*>(kNothing);
+    ++active;
+    return (sums += lanes) - lanes;
+  };
+  float* const y = p.y + begin * p.neurons;
+  int64_t n = chunk.first;
+  for (; n + kWidth <= chunk.last; n += kWidth) {
+    const float* own[kWidth];
+    for (int u = 0; u < kWidth; ++u) own[u] = sums_of(n + u);
+    const Vector bias = p.bias ? load(p.bias + n) : zero();
+    for (int64_t first = 0; first < count; first += kWidth) {
+      Vector rows[kWidth];
+      for (int u = 0; u < kWidth; ++u) rows[u] = load(own[u] + first);
+      transpose(rows);
+      const int64_t left = count - first < kWidth ? count - first : kWidth;
+      for (int64_t i = 0; i < left; ++i)
+        store(y + (first + i) * p.neurons + n, rows[i] + bias);
+    }
+  }
+  for (; n < chunk.last; ++n) {
+    const float* own = sums_of(n);
+    const float bias = p.bias ? p.bias[n] : 0.0f;
+    for (int64_t i = 0; i < count; ++i) y[i * p.neurons + n] = own[i] + bias;
+  }
 }
 
 template <int kVectors>
