@@ -13,11 +13,25 @@ from srigl_jax.extreme.data import bioc, wordnet, xmc
 from srigl_jax.extreme.data.features import Bags, bags
 from srigl_jax.extreme.data.texts import Texts
 
-TEXTS = {"wordnet": wordnet.load, "go": bioc.load_go, "genes": bioc.load_genes}
+
+def _load_prepared(source_dir: str | os.PathLike[str] | None) -> Texts:
+    # Imported here, because tensorflow-datasets takes a second.
+    from srigl_jax.extreme.data import prepared
+
+    return prepared.load(source_dir)
+
+
+TEXTS = {
+    "wordnet": wordnet.load,
+    "go": bioc.load_go,
+    "genes": bioc.load_genes,
+    "prepared": _load_prepared,
+}
 """Sets of texts: functions from a source directory, or None, to `Texts`."""
 
 NAMES = (*TEXTS, "xmc")
-"""What `load` can read: `xmc` is train.txt and test.txt of the repository's format."""
+"""What `load` can read: `xmc` is train.txt and test.txt of the repository's format,
+`prepared` any set of texts that tensorflow-datasets has prepared."""
 
 XMC_FILES = ("train.txt", "test.txt")
 
