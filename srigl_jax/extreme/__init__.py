@@ -1,14 +1,6 @@
 """Output layers of 10^5 to 10^6 labels, trained in condensed form."""
 
-from srigl_jax.extreme.classifier import (
-    Block,
-    Classifier,
-    densify,
-    init,
-    narrow,
-    place,
-    restore,
-)
+from srigl_jax.extreme.classifier import Block, Classifier, densify, init, place
 from srigl_jax.extreme.labels import (
     cluster,
     cluster_positives,
@@ -41,10 +33,8 @@ __all__ = [
     "init_state",
     "inverse_propensities",
     "loss_and_gradients",
-    "narrow",
     "pad",
     "place",
-    "restore",
     "sample_negatives",
     "score",
     "start_from_examples",

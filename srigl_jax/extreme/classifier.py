@@ -168,44 +168,6 @@ def check_shards(block: Block, shards: int) -> None:
         )
 
 
-def narrow(classifier: Classifier, columns: jax.Array) -> Classifier:
-    """The classifier that reads some of the features, where all others are 0.
-
-    Its logits and gradients are those of the whole one. Features of texts are mostly 0,
-    and a batch that has only the others' columns fits a processor's cache.
-
-    Args:
-      classifier: without a dense block. `restore` undoes it after a step.
-      columns: i32[some], the features, ascending; the last one does not exist, and its
-        column of 0 is what is read for all that are not there.
-
-    Raises:
-      ValueError: there is a dense block.
-    """
-    if any(block.indices is None for block in classifier.blocks):
-        raise ValueError(
-            "a dense block reads all features: init the classifier without dense_labels"
-        )
-    last = columns.size - 1
-    places = jnp.full(classifier.width, last, jnp.int32)
-    places = places.at[columns].set(jnp.arange(columns.size), mode="drop")
-    places = places.astype(index_dtype(columns.size))
-    blocks = tuple(
-        dataclasses.replace(block, indices=places[block.indices])
-        for block in classifier.blocks
-    )
-    return Classifier(blocks, columns.size)
-
-
-def restore(narrowed: Classifier, whole: Classifier) -> Classifier:
-    """Weights of a classifier from `narrow` at the positions of the whole one."""
-    blocks = tuple(
-        dataclasses.replace(block, indices=own.indices)
-        for block, own in zip(narrowed.blocks, whole.blocks, strict=True)
-    )
-    return Classifier(blocks, whole.width)
-
-
 def densify(classifier: Classifier) -> tuple[jax.Array, jax.Array]:
     """The dense weights f32[labels, width] and the bias f32[labels]; for small ones."""
     rows = [

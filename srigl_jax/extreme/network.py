@@ -11,7 +11,7 @@ import optax
 
 from srigl_jax import extreme
 from srigl_jax.extreme import encoder as encoders
-from srigl_jax.extreme.data.features import Bags, pack
+from srigl_jax.extreme.data.features import Bags, Packed, pack
 from srigl_jax.extreme.owners import Owners
 from srigl_jax.sparsity.schedule import drop_fraction, t_end, update_due
 
@@ -31,8 +31,8 @@ class Settings:
         positives, from the start on. dense has all weights, bottleneck too, behind a
         layer so narrow that it has the bytes of k weights.
       width: that features are hashed to; 0 for the features themselves. Growth and the
-        start hold some hundred examples as wide as that, growth by gradient
-        `growth_batches` batches: hash a vocabulary of 100,000 words and more.
+        start hold some hundred labels or examples as wide as that: hash a vocabulary of
+        some 100,000 words.
       k: weights of each label; all, if there are fewer features.
       group: consecutive labels that share positions.
       dense_labels: so many of the most frequent ones have all weights.
@@ -114,9 +114,10 @@ class Network:
         self.settings, self.features, self.labels = settings, features, labels
         self._width = settings.width or features
         self._is_dense = settings.method in ("dense", "bottleneck")
-        # A dense layer has weights of all features, those of a batch are too few.
+        # Features of texts are mostly 0: a batch that has only the others' columns fits
+        # a processor's cache. A dense layer has weights of all.
         has_dense = self._is_dense or settings.dense_labels
-        self._narrows = not (settings.width or has_dense)
+        self._packs = not (settings.width or has_dense)
         self._end = t_end(total_steps, settings.grow_until)
         rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
         self._optimizer = optax.chain(
@@ -217,7 +218,7 @@ class Network:
           The next state and the loss, f32[].
         """
         batch = examples
-        if self.settings.encoder_rate or self._narrows:
+        if self.settings.encoder_rate or self._packs:
             batch = pack(examples, self.features)
         positives = positives[:, : self.settings.most_labels]
         # Rounded up, so that few programs are compiled.
@@ -251,6 +252,8 @@ class Network:
             fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
         if settings.method == "gradient":
             labels = labels[:, : settings.most_labels]
+            if self._packs:
+                examples = self._packed_batches(examples)
         return self._grow(state, examples, labels, jnp.float32(fraction))
 
     def top(
@@ -270,7 +273,14 @@ class Network:
 
     def _packed_pieces(self, examples, rows):
         for piece in _pieces(examples, rows):
-            yield pack(piece, self.features) if self._narrows else piece
+            yield pack(piece, self.features) if self._packs else piece
+
+    def _packed_batches(self, examples):
+        """Of one size, stacked: `Packed` of arrays [batches, ...]."""
+        pieces = list(_pieces(examples, self.settings.batch_size))
+        size = max(pack(piece, self.features).features.size for piece in pieces)
+        packed = [pack(piece, self.features, size) for piece in pieces]
+        return Packed(*(np.stack(arrays) for arrays in zip(*packed, strict=True)))
 
     def _train(self, state, batch, positives, most_visited):
         settings, state = self.settings, dict(state)
@@ -282,9 +292,7 @@ class Network:
             extreme.train_step, optimizer=self._optimizer, loss=settings.loss
         )
 
-        whole = state["classifier"]
-        if self._narrows:
-            state["classifier"] = extreme.narrow(whole, batch.features)
+        features = batch.features if self._packs else None
 
         def learn(x):
             loss, dx, state["classifier"], state["classifier_state"] = train(
@@ -293,6 +301,7 @@ class Network:
                 x,
                 positives,
                 negatives,
+                features=features,
                 negative_weight=settings.negative_weight or None,
                 most_visited=most_visited,
             )
@@ -315,8 +324,6 @@ class Network:
             learn,
             self._encoder_optimizer,
         )
-        if self._narrows:
-            state["classifier"] = extreme.restore(state["classifier"], whole)
         state["step"] = state["step"] + 1
         return state, loss
 
@@ -329,11 +336,15 @@ class Network:
             key = jax.random.fold_in(key, 1)
             new = extreme.grow_randomly(*old, key, fraction, **how)
         elif self.settings.method == "gradient":
-            size = self.settings.batch_size
-            x = self._encode(state["encoder"], examples)
-            x, labels = (a.reshape(-1, size, a.shape[1]) for a in (x, labels))
+            size, features = self.settings.batch_size, None
+            labels = labels.reshape(-1, size, labels.shape[1])
+            if self._packs:
+                features, x = examples
+            else:
+                x = self._encode(state["encoder"], examples)
+                x = x.reshape(-1, size, x.shape[1])
             how["loss"] = self.settings.loss
-            new = extreme.grow_by_gradient(*old, x, labels, fraction, **how)
+            new = extreme.grow_by_gradient(*old, x, labels, fraction, features, **how)
         else:
             inputs = state["encoder"], examples
             how["loss"] = self.settings.loss
@@ -350,9 +361,9 @@ class Network:
         return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
 
     def _likeliest(self, encoder, classifier, count, examples):
-        if self._narrows:
-            classifier = extreme.narrow(classifier, examples.features)
-            return extreme.top_labels(classifier, examples.weights, count)
+        if self._packs:
+            x, features = examples.weights, examples.features
+            return extreme.top_labels(classifier, x, count, features)
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
 
 

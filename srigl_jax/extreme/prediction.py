@@ -16,6 +16,7 @@ def top_labels(
     classifier: Classifier,
     x: jax.Array,
     count: int,
+    features: jax.Array | None = None,
     *,
     implementation: str = "auto",
     mesh: Mesh | None = None,
@@ -24,8 +25,9 @@ def top_labels(
 
     Args:
       classifier: its weights.
-      x: f[batch, width].
+      x: f[batch, width], or f[batch, some].
       count: how many.
+      features: i32[some], those that x has: see `training.train_step`.
       implementation: see `forms`.
       mesh: over which the labels are sharded.
 
@@ -33,32 +35,37 @@ def top_labels(
       Logits f32[batch, count], falling, and labels i32[batch, count].
 
     Raises:
-      ValueError: features of the wrong width, more labels than there are.
+      ValueError: features of the wrong width, more labels than there are, or some
+        features for a dense block.
     """
-    check_features(classifier, x)
+    check_features(classifier, x, features)
     if not 1 <= count <= classifier.labels:
         raise ValueError(
             f"count={count} of {classifier.labels} labels: choose 1 to "
             f"{classifier.labels}"
         )
-    x = x.astype(jnp.float32)
+    places = None
+    if features is not None:
+        places = rows.places_of(features, classifier.width)
+    inputs = x.astype(jnp.float32), places
     run = partial(_top, implementation, count)
     if mesh is None:
-        return run(None, classifier, x)
+        return run(None, classifier, inputs)
     axis = mesh.axis_names[0]
     specs = (P(axis), P())
     return sharding.over_labels(
         partial(run, axis), mesh, specs, (P(), P()), classifier
-    )(classifier, x)
+    )(classifier, inputs)
 
 
-def _top(implementation, count, axis, classifier, x):
+def _top(implementation, count, axis, classifier, inputs):
+    x, places = inputs
     shape = (x.shape[0], count)
     best = jnp.full(shape, -jnp.inf), jnp.full(shape, classifier.labels, jnp.int32)
     firsts = sharding.firsts(classifier, axis)
     for block, first in zip(classifier.blocks, firsts, strict=True):
-        form = forms.choose(implementation, block, classifier.width)
-        visit = partial(_visit, form, block, first, x)
+        form = forms.choose(implementation, block, x.shape[1])
+        visit = partial(_visit, form, block, first, inputs)
         chunks = block.values.shape[0] // block.chunk
         best = jax.lax.fori_loop(0, chunks, visit, best)
     if axis is None:
@@ -75,8 +82,9 @@ def _top(implementation, count, axis, classifier, x):
     )
 
 
-def _visit(form, block, first, x, i, best):
-    part = rows.consecutive(block, first, i)
+def _visit(form, block, first, inputs, i, best):
+    x, places = inputs
+    part = rows.consecutive(block, first, i, places)
     values, bias = part.read(block.values), part.read(block.bias)
     logits, _ = forms.product(form, values, part.indices, part.group, x)
     logits = jnp.where(part.weights > 0, logits + bias, -jnp.inf)

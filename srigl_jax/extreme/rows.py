@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from srigl_jax.condensed.representation import index_dtype
 from srigl_jax.extreme.classifier import Block
 from srigl_jax.extreme.labels import strata
 
@@ -43,8 +44,17 @@ class Chosen(NamedTuple):
     weights: jax.Array
 
 
-def consecutive(block: Block, first: jax.Array, i: jax.Array) -> Rows:
-    """The i-th chunk of a block, whose first label on this device is `first`."""
+def consecutive(
+    block: Block, first: jax.Array, i: jax.Array, places: jax.Array | None = None
+) -> Rows:
+    """The i-th chunk of a block.
+
+    Args:
+      block: of labels.
+      first: i32[], its first label on this device.
+      i: i32[], which chunk.
+      places: from `places_of`, if only some features are given.
+    """
     start, size = i * block.chunk, block.chunk
     labels = first + start + jnp.arange(size)
     end = block.first + block.labels
@@ -65,12 +75,21 @@ def consecutive(block: Block, first: jax.Array, i: jax.Array) -> Rows:
     if indices is not None:
         groups = size // block.group
         indices = jax.lax.dynamic_slice_in_dim(indices, i * groups, groups)
+        indices = placed(indices, places)
     exists = (labels < end).astype(jnp.float32)
     return Rows(read, write, columns, exists, indices, block.group)
 
 
-def scattered(block: Block, first: jax.Array, chosen: Chosen) -> Rows:
-    """Those of the chosen labels that lie in a block; the others are never written."""
+def scattered(
+    block: Block,
+    first: jax.Array,
+    chosen: Chosen,
+    places: jax.Array | None = None,
+) -> Rows:
+    """Those of the chosen labels that lie in a block; the others are never written.
+
+    The arguments are those of `consecutive`.
+    """
     size, rows = chosen.labels.shape[0], block.values.shape[0]
     limit = jnp.minimum(first + rows, block.first + block.labels)
     inside = (chosen.labels >= first) & (chosen.labels < limit)
@@ -91,7 +110,24 @@ def scattered(block: Block, first: jax.Array, chosen: Chosen) -> Rows:
     indices = block.indices
     if indices is not None:  # They are no whole groups: each row has its own.
         indices = jnp.take(indices, place // block.group, axis=0, mode="clip")
+        indices = placed(indices, places)
     return Rows(read, write, columns, jnp.where(inside, chosen.weights, 0), indices, 1)
+
+
+def places_of(features: jax.Array, width: int) -> jax.Array:
+    """Where each of `width` features is among some of them: int[width].
+
+    Those that are not among them are where the last one is, which should not exist.
+    """
+    last = features.size - 1
+    places = jnp.full(width, last, index_dtype(features.size))
+    numbers = jnp.arange(features.size, dtype=places.dtype)
+    return places.at[features].set(numbers, mode="drop")
+
+
+def placed(indices: jax.Array, places: jax.Array | None) -> jax.Array:
+    """The indices at which features are read, from `places_of`."""
+    return indices if places is None else places[indices]
 
 
 def choose(

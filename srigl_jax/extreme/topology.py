@@ -73,6 +73,7 @@ def grow_by_gradient(
     x: jax.Array,
     positives: jax.Array,
     fraction: jax.typing.ArrayLike,
+    features: jax.Array | None = None,
     *,
     optimizer: optax.GradientTransformation,
     loss: str | losses.Loss = "bce",
@@ -91,6 +92,7 @@ def grow_by_gradient(
       x: f[batches, batch, width], the features of several batches.
       positives: i32[batches, batch, most], padded with -1.
       fraction: f32[], the share; floor(fraction * k) weights are replaced.
+      features: i32[batches, some], those that x has, as in training.
       optimizer: that of the state.
       loss: as in training.
       implementation: of the logits, as in training.
@@ -100,24 +102,25 @@ def grow_by_gradient(
       The classifier and the state.
 
     Raises:
-      ValueError: features of the wrong width, an unknown loss or implementation.
+      ValueError: features of the wrong width, an unknown loss or implementation, or
+        some features for a dense block.
     """
     if x.ndim != 3 or positives.ndim != 3:
         raise ValueError(
             f"x has shape {x.shape} and positives {positives.shape}: give [batches, "
             "batch, width] and [batches, batch, most]"
         )
-    check_features(classifier, x[0])
+    check_features(classifier, x[0], None if features is None else features[0])
     loss = losses.find(loss)
 
     def candidates(batches, block, first, i, part, weights, kept):
         del first, i, kept
-        form = forms.choose(implementation, block, classifier.width)
-        gradient = partial(_dense_gradient, loss, form, part, weights)
+        form = forms.choose(implementation, block, x.shape[2])
+        gradient = partial(_dense_gradient, loss, form, part, weights, classifier.width)
         total = _summed(gradient, batches, (block.chunk, classifier.width))
         return _largest(total, block, part)
 
-    batches = x.astype(jnp.float32), positives
+    batches = x.astype(jnp.float32), positives, features
     return _regrow(classifier, state, fraction, candidates, batches, optimizer, mesh)
 
 
@@ -196,11 +199,18 @@ def _largest(gradient, block: Block, part: rows.Rows):
     return positions, scores > 0
 
 
-def _dense_gradient(loss, form, part, weights, x, positives):
+def _dense_gradient(loss, form, part, weights, width, x, positives, features):
     """Of one batch, by every weight that the rows could have: f32[rows, width]."""
-    batch = Batch(x, positives, jnp.float32(1), None)
+    if features is not None:
+        places = rows.places_of(features, width)
+        part = part._replace(indices=rows.placed(part.indices, places))
+    batch = Batch(x, positives, jnp.float32(1))
     _, g, _ = logit_gradient(loss, form, part, weights, batch)
-    return g.T @ x
+    gradient = g.T @ x
+    if features is None:
+        return gradient
+    zeros = jnp.zeros((gradient.shape[0], width))
+    return zeros.at[:, features].set(gradient, mode="drop")
 
 
 def _summed(function, batches, shape):

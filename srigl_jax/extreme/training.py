@@ -42,12 +42,14 @@ class Batch(NamedTuple):
       positives: i32[batch, most], padded with -1.
       scale: f32[], of the losses.
       chosen: labels to visit; None for all.
+      places: where in x each feature is, from `rows.places_of`; None if x has all.
     """
 
     x: jax.Array
     positives: jax.Array
     scale: jax.Array
-    chosen: rows.Chosen | None
+    chosen: rows.Chosen | None = None
+    places: jax.Array | None = None
 
 
 def init_state(
@@ -71,6 +73,7 @@ def train_step(
     positives: jax.Array,
     negatives: jax.Array | None = None,
     weight: jax.typing.ArrayLike = 1.0,
+    features: jax.Array | None = None,
     *,
     optimizer: optax.GradientTransformation,
     loss: str | losses.Loss = "bce",
@@ -90,6 +93,11 @@ def train_step(
       negatives: i32[count] from `labels.sample_negatives`, or None for all labels. If
         given, only these labels and the positive ones are visited and updated.
       weight: f32[], of this loss in a sum of several.
+      features: i32[some], ascending, those that the columns of x are, where all others
+        are 0, as most words are in a batch of texts; x is then [batch, some], and so is
+        its gradient. The last one must not exist: its column, of 0, is what is read for
+        those that are not there. Loss and gradients are those of the whole x, which may
+        be far too large for a processor's cache.
       optimizer: that of `init_state`.
       loss: "bce", "squared_hinge" or a function: see `losses`.
       negative_weight: of the loss of every visited label that an example does not have,
@@ -108,9 +116,10 @@ def train_step(
       the updated classifier and state.
 
     Raises:
-      ValueError: features of the wrong width, an unknown loss or implementation.
+      ValueError: features of the wrong width, an unknown loss or implementation, or
+        some features for a dense block, which reads all.
     """
-    check_features(classifier, x)
+    check_features(classifier, x, features)
     how = Step(optimizer, losses.find(loss), implementation)
     chosen = None
     if negatives is not None:
@@ -118,7 +127,10 @@ def train_step(
             positives, negatives, classifier.labels, negative_weight, most_visited
         )
     scale = jnp.asarray(weight, jnp.float32) / x.shape[0]
-    batch = Batch(x.astype(jnp.float32), positives, scale, chosen)
+    places = None
+    if features is not None:
+        places = rows.places_of(features, classifier.width)
+    batch = Batch(x.astype(jnp.float32), positives, scale, chosen, places)
     if mesh is None:
         value, dx, classifier, state = _step(how, None, classifier, state, batch)
     else:
@@ -141,6 +153,7 @@ def loss_and_gradients(
     positives: jax.Array,
     negatives: jax.Array | None = None,
     weight: jax.typing.ArrayLike = 1.0,
+    features: jax.Array | None = None,
     *,
     loss: str | losses.Loss = "bce",
     negative_weight: float | None = None,
@@ -164,6 +177,7 @@ def loss_and_gradients(
         positives,
         negatives,
         weight,
+        features,
         optimizer=_REMEMBER,
         loss=loss,
         negative_weight=negative_weight,
@@ -181,11 +195,20 @@ _REMEMBER = optax.GradientTransformation(
 )
 
 
-def check_features(classifier: Classifier, x: jax.Array) -> None:
-    """Raises ValueError unless x is [batch, width]."""
-    if x.ndim != 2 or x.shape[1] != classifier.width:
+def check_features(
+    classifier: Classifier, x: jax.Array, features: jax.Array | None = None
+) -> None:
+    """Raises ValueError unless x is [batch, width], or has the given features."""
+    width = classifier.width if features is None else features.size
+    if x.ndim != 2 or x.shape[1] != width:
         raise ValueError(
-            f"x has shape {x.shape}: the classifier reads [batch, {classifier.width}]"
+            f"x has shape {x.shape}: the classifier reads [batch, {width}]"
+        )
+    is_dense = any(block.indices is None for block in classifier.blocks)
+    if is_dense and features is not None:
+        raise ValueError(
+            "a dense block reads all features: give them all, or init the classifier "
+            "without dense_labels"
         )
 
 
@@ -196,7 +219,7 @@ def _step(how: Step, axis: str | None, classifier, state, batch: Batch):
     firsts = sharding.firsts(classifier, axis)
     for block, block_state, first in zip(classifier.blocks, state, firsts, strict=True):
         value, row_dx, block, block_state = _block(
-            how, batch, first, block, block_state, classifier.width
+            how, batch, first, block, block_state
         )
         total, dx = total + value, dx + row_dx
         blocks.append(block)
@@ -207,11 +230,12 @@ def _step(how: Step, axis: str | None, classifier, state, batch: Batch):
     return total, dx, classifier, tuple(states)
 
 
-def _block(how: Step, batch: Batch, first, block: Block, state, width: int):
-    form = forms.choose(how.implementation, block, width)
+def _block(how: Step, batch: Batch, first, block: Block, state):
+    form = forms.choose(how.implementation, block, batch.x.shape[1])
+    places = batch.places
     if batch.chosen is None:
         count = block.values.shape[0] // block.chunk
-        rows_at = partial(rows.consecutive, block, first)
+        rows_at = partial(rows.consecutive, block, first, places=places)
     else:
         size = min(block.chunk, batch.chosen.labels.size)
         pieces = rows.split(batch.chosen, size)
@@ -219,7 +243,8 @@ def _block(how: Step, batch: Batch, first, block: Block, state, width: int):
         form = "chunk" if form == "grouped" else form
 
         def rows_at(i):
-            return rows.scattered(block, first, jax.tree.map(lambda a: a[i], pieces))
+            piece = jax.tree.map(lambda a: a[i], pieces)
+            return rows.scattered(block, first, piece, places)
 
     def visit(i, carry):
         total, dx, weights, now = carry

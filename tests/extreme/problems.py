@@ -42,6 +42,15 @@ def batch(labels=37, most=3, seed=0):
     return x, jnp.asarray(positives)
 
 
+def some_features(seed=0):
+    """x of four features, their numbers, and the whole x, which has no others."""
+    x, positives = batch(seed=seed)
+    features = jnp.array([0, 3, 4, 9, WIDTH, WIDTH])  # The last two do not exist.
+    own = x[:, features[:4]]
+    whole = jnp.zeros_like(x).at[:, features[:4]].set(own)
+    return jnp.pad(own, ((0, 0), (0, 2))), positives, features, whole
+
+
 def plain_logits(made, weights, x):
     """f32[batch, labels] through an array of batch x labels x k."""
     logits = []

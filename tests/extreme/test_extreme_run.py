@@ -109,7 +109,7 @@ def test_every_method_trains(source, tmp_path, method):
     assert names == ["encoder.projection"] * (method == "bottleneck") + ["labels"]
 
 
-@pytest.mark.parametrize("method", ["positives", "bottleneck"])
+@pytest.mark.parametrize("method", ["positives", "gradient", "bottleneck"])
 def test_words_are_learned_as_they_are(source, tmp_path, capsys, method):
     fields = {"settings__method": method, "settings__width": 0}
     result = train(tiny_wordnet.config(source, **fields), tmp_path)

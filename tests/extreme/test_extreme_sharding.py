@@ -58,6 +58,14 @@ def test_training(mesh, made, count):
     assert values.addressable_shards[0].data.shape[0] == values.shape[0] // 8
 
 
+def test_training_on_some_features(mesh):
+    made = problems.classifier(105, chunk=4, shards=8)
+    x, positives, features, _ = problems.some_features()
+    step = partial(train_step, optimizer=OPTIMIZER, features=features)
+    one, many = both(step, mesh, made, x, positives)
+    problems.assert_close(many, one)
+
+
 def test_random_growth(mesh, made):
     grow = partial(grow_randomly, optimizer=OPTIMIZER)
     one, many = both(grow, mesh, made, jax.random.key(0), 0.4)

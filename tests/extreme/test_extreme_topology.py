@@ -244,6 +244,18 @@ def test_training_goes_on_after_growth():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_features_that_are_not_0_grow_what_all_do(group):
+    before = trained(group=group)
+    pieces = [problems.some_features(seed) for seed in range(3)]
+    x, positives, features, whole = (jnp.stack(a) for a in zip(*pieces, strict=True))
+    grow = partial(grow_by_gradient, *before, optimizer=OPTIMIZER)
+    expected = grow(whole, positives, FRACTION)
+    got = grow(x, positives, FRACTION, features)
+    assert (expected[0].blocks[0].indices != before[0].blocks[0].indices).any()
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_flat_batches_are_refused():
     before, state = trained()
     x, positives = problems.batch()

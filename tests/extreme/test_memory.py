@@ -52,6 +52,20 @@ def test_a_step_on_sampled_labels_does_not_copy_the_weights():
     assert temporaries(step, 131_072, *batch(), negatives) < 16
 
 
+def test_a_step_on_some_features_does_not_copy_the_indices():
+    # Those of a million labels have 61 MiB.
+    x = jax.ShapeDtypeStruct((BATCH, 512), jnp.float32)
+    features = jax.ShapeDtypeStruct((512,), jnp.int32)
+    negatives = jax.ShapeDtypeStruct((2048,), jnp.int32)
+    positives = batch()[1]
+
+    def step(*args):
+        *args, features = args
+        return train_step(*args, features=features, optimizer=OPTIMIZER)
+
+    assert temporaries(step, 10**6, x, positives, negatives, features) < 16
+
+
 def test_growth_by_gradient_on_670091_labels():
     grow = partial(grow_by_gradient, optimizer=OPTIMIZER)
     fraction = jax.ShapeDtypeStruct((), jnp.float32)

@@ -31,6 +31,15 @@ def test_the_top_labels_are_those_of_all_logits(options, forms, count):
         problems.assert_close(logits, expected(made, x, count)[0])
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_features_that_are_not_0_predict_what_all_do(group):
+    made = problems.classifier(37, group=group)
+    x, _, features, whole = problems.some_features()
+    logits, labels = top_labels(made, x, 5, features)
+    assert labels.tolist() == expected(made, whole, 5)[1].tolist()
+    problems.assert_close(logits, expected(made, whole, 5)[0])
+
+
 def test_ties_go_to_the_lower_label():
     made = problems.with_bias(problems.classifier(37), lambda b: 0 * b.bias)
     _, labels = top_labels(made, jnp.zeros((2, problems.WIDTH)), 20)

@@ -14,8 +14,6 @@ from srigl_jax.extreme import (
     init_state,
     labels,
     loss_and_gradients,
-    narrow,
-    restore,
     rows,
     sample_negatives,
     train_step,
@@ -198,31 +196,25 @@ def test_a_given_weight_is_that_of_the_other_examples_positives_too(mixed):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("group", [1, 2])
-def test_a_narrowed_classifier_learns_what_the_whole_one_does(group):
+def test_those_features_that_are_not_0_teach_what_all_do(group, sampled):
     made = problems.classifier(37, group=group)
     optimizer = optax.adam(0.1)
     state = init_state(optimizer, made)
-    x, positives = problems.batch()
-    columns = jnp.array([0, 3, 4, 9, 12, 12])
-    x = x[:, columns[:4]]
-    whole = jnp.zeros((problems.BATCH, problems.WIDTH)).at[:, columns[:4]].set(x)
-    expected = train_step(made, state, whole, positives, optimizer=optimizer)
-    loss, dx, after, new_state = train_step(
-        narrow(made, columns),
-        state,
-        jnp.pad(x, ((0, 0), (0, 2))),
-        positives,
-        optimizer=optimizer,
-    )
-    got = loss, dx[:, :4], restore(after, made), new_state
-    value, whole_dx, *rest = expected
-    problems.assert_close(got, (value, whole_dx[:, columns[:4]], *rest), 1e-5)
+    x, positives, features, whole = problems.some_features()
+    negatives = jnp.array([3, 20]) if sampled else None
+    step = partial(train_step, made, state, optimizer=optimizer)
+    value, whole_dx, *rest = step(whole, positives, negatives)
+    loss, dx, *after = step(x, positives, negatives, features=features)
+    expected = value, whole_dx[:, features[:4]], *rest
+    problems.assert_close((loss, dx[:, :4], *after), expected, 1e-5)
 
 
-def test_a_dense_block_cannot_be_narrowed(mixed):
+def test_a_dense_block_reads_all_features(mixed):
+    x, positives, features, _ = problems.some_features()
     with pytest.raises(ValueError, match="a dense block reads all features"):
-        narrow(mixed, jnp.array([0, 12]))
+        loss_and_gradients(mixed, x, positives, features=features)
 
 
 def test_labels_that_are_not_sampled_keep_their_weights_and_moments():
