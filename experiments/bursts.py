@@ -36,6 +36,7 @@ class Contender:
       weights_bytes: of its form of the weights.
       is_narrowed: whether its result lacks the ablated neurons.
       pause: seconds to wait after a burst, for its threads to fall asleep.
+      form: the contender whose form it has taken, if it chooses among some.
     """
 
     burst: Callable[[int], list[float]]
@@ -43,6 +44,7 @@ class Contender:
     weights_bytes: int = 0
     is_narrowed: bool = False
     pause: float = LOCAL_PAUSE
+    form: str = ""
 
 
 def local(

@@ -127,13 +127,14 @@ def write_grid(rows: list[Row], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         heads = (*point, "microseconds", *(f"faster than {peer}" for peer in peers))
-        writer.writerow((*heads, "over the fastest choice"))
+        writer.writerow((*heads, "chosen", "over the fastest choice"))
         for row in rows:
             ours = ours_in(row)
             faster = (row["times_faster"][ours].get(peer, "") for peer in peers)
             time = row["microseconds"][ours]
-            slower = row.get("chosen_over_its_fastest_choice", "")
-            writer.writerow((*(row[name] for name in point), time, *faster, slower))
+            keys = "chosen", "chosen_over_its_fastest_choice"
+            choice = (row.get(key, "") for key in keys)
+            writer.writerow((*(row[name] for name in point), time, *faster, *choice))
 
 
 def layer_table(rows: list[Row], title: str) -> Table:

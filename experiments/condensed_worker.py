@@ -77,6 +77,7 @@ def measure_point(
         "density": round(float(problem.mask.mean()), 5),
         "batch": point.batch,
         **summary(times),
+        **_choice(times, made),
         "flops": problem.flops,
         "bytes": sizes,
         "bandwidth_of_bytes": _bandwidths(
@@ -116,14 +117,24 @@ def summary(times: dict[str, np.ndarray]) -> dict[str, Any]:
         found["speed_over_best_dense"] = {
             name: round(bursts.ratio(t, times[best]), 3) for name, t in times.items()
         }
-    choices = [name for name in contenders.CHOICES if name in times]
-    if CHOSEN in times and choices:
-        # It is one of the choices again: what differs by chance differs least in the
-        # fastest of the rounds.
-        best = {n: np.median(times[n], axis=1).min() for n in (*choices, CHOSEN)}
-        slower = best[CHOSEN] / min(best[name] for name in choices)
-        found["chosen_over_its_fastest_choice"] = round(float(slower), 3)
     return found
+
+
+def _choice(
+    times: dict[str, np.ndarray], made: dict[str, contenders.Contender]
+) -> dict[str, Any]:
+    """What autotuning has chosen, and its time over that of the fastest choice."""
+    # What differs by chance differs least in the fastest of the rounds.
+    best = {
+        name: np.median(times[name], axis=1).min()
+        for name in contenders.CHOICES
+        if name in times
+    }
+    if CHOSEN not in times or made[CHOSEN].form not in best:
+        return {}
+    form = made[CHOSEN].form
+    slower = best[form] / min(best.values())
+    return {"chosen": form, "chosen_over_its_fastest_choice": round(float(slower), 3)}
 
 
 def measure_network(

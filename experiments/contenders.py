@@ -32,6 +32,13 @@ OURS = ("ours: xla", "ours: native", "ours: windows", "ours: auto", "ours: chose
 makes of a network of this one layer, by timing its choices."""
 
 CHOICES = ("XLA dense", "ours: xla", "ours: native", "ours: windows")
+CHOICE_OF_FORM = {
+    "dense": "XLA dense",
+    "condensed": "ours: native" if native.available() else "ours: xla",
+    "windows": "ours: windows",
+}
+"""Of the forms that `condense_model` chooses from."""
+
 DENSE = ("XLA dense", "PyTorch dense")
 CSR = ("scipy CSR", "JAX BCSR", "PyTorch CSR")
 WINDOWS_BATCH = 8
@@ -218,17 +225,22 @@ def _chosen(problem: Problem) -> Contender:
     else:
         layer = nnx.Linear(inputs, neurons, **options)
     layer.kernel[...] = jnp.asarray(problem.kernel)
-    converted = condense_model(
+    conversion = condense_model(
         _Alone(layer),
         {"layer": {"kernel": problem.mask}},
         batch_size=len(problem.x),
         autotune=True,
         example_shape=problem.x.shape[1:],
-    ).model
+    )
+    converted = conversion.model
     call = jax.jit(lambda x: converted(x))
     x = jnp.asarray(problem.x)
     made = local(lambda: call(x))
-    return dataclasses.replace(made, weights_bytes=size_read(converted, len(x)))
+    return dataclasses.replace(
+        made,
+        weights_bytes=size_read(converted, len(x)),
+        form=CHOICE_OF_FORM[conversion.layers[0].form],
+    )
 
 
 def size_read(model: nnx.Module, batch: int) -> int:
