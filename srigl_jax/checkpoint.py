@@ -17,9 +17,7 @@ spread over them, but holds every leaf whole for a moment, to hash it, and reads
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import os
 from pathlib import Path
@@ -32,6 +30,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from srigl_jax.distributed import LostProcessError
+from srigl_jax.manifest import digest, json_digest
 from srigl_jax.sharding import gathered, place
 
 _log = logging.getLogger(__name__)
@@ -223,7 +222,7 @@ class Checkpoints:
     def _read_manifest(self, step: int) -> dict[str, Any]:
         manifest = self._read(step, "manifest", None)
         try:
-            if manifest["sha256"] == _json_digest(manifest["leaves"]):
+            if manifest["sha256"] == json_digest(manifest["leaves"]):
                 return manifest
         except (KeyError, TypeError):
             pass
@@ -286,16 +285,12 @@ def _manifest(arrays: dict[str, np.ndarray | jax.Array]) -> dict[str, Any]:
         }
         for name, array in arrays.items()
     }
-    return {"leaves": leaves, "sha256": _json_digest(leaves)}
+    return {"leaves": leaves, "sha256": json_digest(leaves)}
 
 
 def _digest(array: np.ndarray) -> str:
     # SHA-256 in hardware reads 1.5 GB/s, BLAKE2b 0.7: measured on one CPU core.
-    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
-
-
-def _json_digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return digest(array.reshape(-1).view(np.uint8))
 
 
 def _check_structure(

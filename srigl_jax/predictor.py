@@ -1,7 +1,6 @@
 """An exported network as a function from images to logits."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from srigl_jax import manifest
 from srigl_jax.condensed import storage
 from srigl_jax.condensed.description import Description
 
@@ -101,7 +101,7 @@ def stablehlo_files(
     with jax.default_matmul_precision("highest"):
         exported = jax.export.export(function, platforms=PLATFORMS)(images)
     artefact = bytes(exported.serialize())
-    fields = {"description": description.to_json(), "sha256": _sha256(artefact)}
+    fields = {"description": description.to_json(), "sha256": manifest.digest(artefact)}
     beside = json.dumps(fields, indent=1) + "\n"
     return {path: artefact, _beside(path): beside.encode()}
 
@@ -153,7 +153,7 @@ def _read_beside(path: Path, artefact: bytes) -> Description | None:
             f"{beside} is damaged ({error}): export again, or remove it and do "
             "without the names of classes"
         ) from error
-    if digest != _sha256(artefact):
+    if digest != manifest.digest(artefact):
         raise ValueError(
             f"{path} is damaged, or {beside.name} is another's: its sha256 is not the "
             "one there. Copy both again, or export again."
@@ -168,7 +168,3 @@ def _backends(platforms: tuple[str, ...]) -> set[str]:
 
 def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".json")
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

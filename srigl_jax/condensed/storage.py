@@ -8,7 +8,6 @@ arrays.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-import srigl_jax
+from srigl_jax import manifest as manifests
 from srigl_jax.condensed import entries
 from srigl_jax.condensed.description import Description
 
@@ -69,14 +68,12 @@ def save(
     """
     modules, tensors = entries.describe(model, description.fresh())
     content = safetensors.numpy.save(tensors)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "written_by": f"srigl_jax {srigl_jax.__version__}",
+    fields = {
         "description": description.to_json(),
         "modules": modules,
-        "tensors": {"bytes": len(content), "sha256": _sha256(content)},
+        "tensors": {"bytes": len(content), "sha256": manifests.digest(content)},
     }
-    manifest["sha256"] = _digest(manifest)
+    manifest = manifests.signed(FORMAT_VERSION, fields)
     with _written_aside(Path(directory), overwrite) as aside:
         _write(aside / TENSORS, content)
         _write(aside / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
@@ -122,25 +119,12 @@ def _check_runs(model: nnx.Module, description: Description) -> None:
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(
-            f"{directory} holds no exported network ({error.strerror}: {path}): "
-            "python -m srigl_jax.export makes one"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}. Export again.") from error
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise ValueError(f"{path} is none that srigl_jax wrote: no format_version")
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {manifest['format_version']!r}, written by "
-            f"{manifest.get('written_by')}; srigl_jax {srigl_jax.__version__} reads "
-            f"version {FORMAT_VERSION}: use the former, or export again"
-        )
-    if manifest.get("sha256") != _digest(manifest):
-        raise ValueError(f"{path} has changed since it was written. Export again.")
+    manifest = manifests.read(
+        path,
+        FORMAT_VERSION,
+        missing=f"{directory} holds no exported network",
+        again="export again (python -m srigl_jax.export)",
+    )
     needed = {"description": (), "modules": (), "tensors": ("bytes", "sha256")}
     for field, keys in needed.items():
         value = manifest.get(field)
@@ -159,7 +143,7 @@ def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]
             f"{path} holds {len(content)} bytes of {expected['bytes']}: it was cut "
             "off, or is another export's. Copy it again, or export again."
         )
-    if _sha256(content) != expected["sha256"]:
+    if manifests.digest(content) != expected["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is not the one in {MANIFEST}. Copy it "
             "again, or export again."
@@ -218,12 +202,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    covered = {k: v for k, v in manifest.items() if k != "sha256"}
-    return _sha256(json.dumps(covered, sort_keys=True).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -6,12 +6,10 @@ for bit, what was saved.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +17,14 @@ import numpy as np
 import safetensors.numpy
 import scipy.special
 
+from srigl_jax import manifest
 from srigl_jax.extreme.classifier import Block, Classifier
 from srigl_jax.extreme.data.corpus import Corpus, Vocabulary
 from srigl_jax.extreme.data.features import bags
 from srigl_jax.extreme.network import Network, Settings, State
 from srigl_jax.workdir import write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ARRAYS, DESCRIPTION = "tagger.safetensors", "tagger.json"
 
 Labels = list[tuple[str, float]]
@@ -100,16 +99,15 @@ def save(
         blocks.append({name: getattr(block, name) for name in names})
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     content = safetensors.numpy.save(arrays | {"idf": data.vocabulary.idf})
-    description = {
-        "format_version": FORMAT_VERSION,
+    fields = {
         "settings": dataclasses.asdict(settings),
         "width": classifier.width,
         "blocks": blocks,
         "words": data.vocabulary.words,
         "label_names": data.label_names,
-        "arrays_sha256": hashlib.sha256(content).hexdigest(),
+        "arrays_sha256": manifest.digest(content),
     }
-    description["sha256"] = _digest(description)
+    description = manifest.signed(FORMAT_VERSION, fields)
     write_atomically(Path(directory) / ARRAYS, content)
     text = json.dumps(description, ensure_ascii=False) + "\n"
     write_atomically(Path(directory) / DESCRIPTION, text)
@@ -121,29 +119,23 @@ def load(directory: str | os.PathLike[str]) -> Tagger:
     Raises:
       ValueError: there is none, it is damaged, or another version wrote it.
     """
-    path = Path(directory) / DESCRIPTION
+    path, again = Path(directory) / DESCRIPTION, "train again"
+    description = manifest.read(
+        path,
+        FORMAT_VERSION,
+        missing=f"{directory} has no tagger of texts, as finished runs with many "
+        "labels do",
+        again=again,
+    )
     try:
-        description = json.loads(path.read_bytes())
         content = (path.parent / ARRAYS).read_bytes()
     except OSError as error:
         raise ValueError(
-            f"{directory} has no tagger of texts ({error.strerror}: {error.filename}): "
-            "a finished run of python -m srigl_jax.train with many labels has"
+            f"{path.parent / ARRAYS} cannot be read ({error.strerror}): {again}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): train again") from error
-    if not isinstance(description, dict) or "format_version" not in description:
-        raise ValueError(f"{path} is none that srigl_jax wrote: no format_version")
-    if description["format_version"] != FORMAT_VERSION:
+    if description["arrays_sha256"] != manifest.digest(content):
         raise ValueError(
-            f"{path} has format version {description['format_version']!r}; this "
-            f"srigl_jax reads version {FORMAT_VERSION}: train again"
-        )
-    if description.get("sha256") != _digest(description):
-        raise ValueError(f"{path} has changed since it was written: train again")
-    if description["arrays_sha256"] != hashlib.sha256(content).hexdigest():
-        raise ValueError(
-            f"{path.parent / ARRAYS} is damaged, or of another run: train again"
+            f"{path.parent / ARRAYS} is damaged, or of another run: {again}"
         )
     arrays = safetensors.numpy.load(content)
     settings = Settings(**description["settings"])
@@ -168,9 +160,3 @@ def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-
-
-def _digest(description: dict[str, Any]) -> str:
-    rest = {name: value for name, value in description.items() if name != "sha256"}
-    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
