@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.sparse
+from shown import Tasks
 
 from srigl_jax.extreme import run
 from srigl_jax.extreme.data import corpus
@@ -36,9 +37,6 @@ TRAINED: dict[str, dict[str, Any]] = {
     "SET, embedding, auxiliary": {"method": "set", "auxiliary_weight": 0.4} | EMBEDDING,
 }
 """What each trained method changes of the common settings."""
-
-SECONDS = 10.0
-"""Between two lines that tell how far a training is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,26 +102,20 @@ def train(
     state = jax.block_until_ready(task.init())
     starting = time.perf_counter() - begun
     start = task.scores(state, evaluated)
-    print(f"{method}, seed {seed}: starts at P@1 {start['P@1']:.1%}", flush=True)
     names = ("classifier", "classifier_state")
     held = jax.tree.leaves([state[name] for name in names])
     seconds, losses = [], []
-    begun = told = time.perf_counter()
-    for t in range(task.total_steps):
-        before = time.perf_counter()
-        state, loss = task.step(state, t)
-        losses.append(float(loss))
-        seconds.append(time.perf_counter() - before)
-        if task.network.grows(t + 1):
-            state = task.grow(state, t + 1)
-        if time.perf_counter() - told > SECONDS or t + 1 == task.total_steps:
-            told = time.perf_counter()
-            mean = np.mean(losses[-50:])
-            print(
-                f"{method}, seed {seed}: step {t + 1} of {task.total_steps}, loss "
-                f"{mean:.3f}, {told - begun:.0f} s",
-                flush=True,
-            )
+    begun = time.perf_counter()
+    with Tasks() as tasks:
+        shown = tasks.add_task(f"{method}, seed {seed}", total=task.total_steps)
+        for t in range(task.total_steps):
+            before = time.perf_counter()
+            state, loss = task.step(state, t)
+            losses.append(float(loss))
+            seconds.append(time.perf_counter() - before)
+            if task.network.grows(t + 1):
+                state = task.grow(state, t + 1)
+            tasks.advance(shown)
     jax.block_until_ready(state)
     training = time.perf_counter() - begun
     return percent(task.scores(state, evaluated)) | {

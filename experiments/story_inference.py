@@ -175,9 +175,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| network | sparsity | accuracy, % | microseconds | form of its layers |"]
     lines.append("|---|---|---|---|---|")
     for row in rows:
+        interval = f" ± {row['interval']:.2f}" if row["interval"] else ""
         lines.append(
-            f"| {row['variant']} | {row['sparsity']:g} | {row['accuracy']:.2f} | "
-            f"{row['microseconds']:.0f} | {row['form']} |"
+            f"| {row['variant']} | {row['sparsity']:g} | {row['accuracy']:.2f}"
+            f"{interval} | {row['microseconds']:.0f} | {row['form']} |"
         )
     return "\n".join(lines)
 

@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
     config.block = config_dict.placeholder(int)
     config.delta_t = 20  # Optimizer steps between topology updates.
     config.alpha = 0.3  # Share of weights replaced by the first one.
+    config.t_end = 0.75  # Share of the training after which the topology rests.
     config.gamma_sal = 0.3
     config.gradient_window = 1  # Steps whose mean gradient decides what grows.
     config.gradient_momentum = 0.9  # Of the sum of gradients by which snfs grows.
@@ -112,6 +113,8 @@ def get_config() -> ConfigDict:
     # definition. Of sparse layers only those on the random masks remain.
     config.pretrained = config_dict.placeholder(str)
     config.pretrained_head = True  # False for another number of classes.
+    # Weights scaled to the fan-in that each neuron has; False for the model's own.
+    config.sparse_init = True
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # sgd (Nesterov's), adamw or rmsprop.
@@ -176,6 +179,7 @@ def validate(config: ConfigDict) -> None:
     check_sparsity(config.sparsity)
     check_within("gamma_sal", config.gamma_sal, 0, 1)
     check_within("alpha", config.alpha, 0, 1)
+    check_within("t_end", config.t_end, 0, 1)
     check_within("label_smoothing", config.label_smoothing, 0, 1)
     check_within("seed", config.seed, 0, 2**31 - 1)
     check_within("dataset.validation", config.dataset.validation, 0)

@@ -71,6 +71,7 @@ def make_sparse(
     options |= {
         "total_steps": total_steps,
         "delta_t": config.delta_t,
+        "t_end": schedule.t_end(total_steps, config.t_end),
         "alpha": config.alpha,
         "gradient_window": config.gradient_window,
     }
@@ -125,7 +126,8 @@ def pruning_steps(config: ConfigDict, total_steps: int) -> tuple[int, int]:
 def topology_due(config: ConfigDict, step: int, total_steps: int) -> bool:
     """Whether the masks after this step, 0-based, are worth a record."""
     if config.method in DYNAMIC:
-        return schedule.update_due(step, config.delta_t, schedule.t_end(total_steps))
+        t_end = schedule.t_end(total_steps, config.t_end)
+        return schedule.update_due(step, config.delta_t, t_end)
     if config.method in PRUNING:
         start, end = pruning_steps(config, total_steps)
         return schedule.pruning_due(step, start, end, config.delta_t)

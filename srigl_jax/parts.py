@@ -39,7 +39,8 @@ def init_state(
     """The state before the first step: sparse weights, scaled to their fan-in.
 
     Pretrained ones keep their values where the masks let them, and so do those that
-    SNIP and GraSP have ranked. What starts dense has the weights of dense training.
+    SNIP and GraSP have ranked, and all without `sparse_init`. What starts dense has the
+    weights of dense training.
     """
     weight_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     if config.method in methods.STARTS_DENSE:
@@ -47,7 +48,8 @@ def init_state(
         masks = srigl_jax.get_masks(opt_state)
         params = srigl_jax.apply_masks(params, masks)
     else:
-        if config.pretrained is None and config.method not in ("snip", "grasp"):
+        is_drawn = config.pretrained is None and config.method not in ("snip", "grasp")
+        if is_drawn and config.sparse_init:
             params = srigl_jax.sparse_he_normal(weight_key, params, masks, plan)
         else:
             params = srigl_jax.apply_masks(params, masks)

@@ -46,6 +46,7 @@ def commands(name):
         ("gamma_sal", NAN),
         ("alpha", -0.1),
         ("alpha", 1.1),
+        ("t_end", 1.1),
         ("label_smoothing", 1.5),
         ("model.dropout", -0.5),
         ("model.widths", (16, 0)),

@@ -563,6 +563,17 @@ def test_a_wrong_command_gets_a_clear_error(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_topology_rests_from_t_end_on(data_dir, tmp_path):
+    kept = {"checkpoint_every": 22, "keep_checkpoints": 9}
+    train(tiny(data_dir, t_end=0.3, **kept), tmp_path)
+    assert recorded_steps(tmp_path, "topology") == [0, 8, 15]
+    middle, end = (checkpoint(tmp_path, step) for step in (22, STEPS))
+    masks = [name for name in end if "mask" in name]
+    assert masks
+    for name in masks:
+        np.testing.assert_array_equal(middle[name], end[name])
+
+
 def test_pretrained_weights_are_asked_for_before_the_workdir_is_claimed(
     data_dir, tmp_path
 ):
@@ -572,8 +583,13 @@ def test_pretrained_weights_are_asked_for_before_the_workdir_is_claimed(
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_weights_keep_their_values_on_the_masks(data_dir):
-    config = tiny(data_dir, pretrained="weights.safetensors")
+@pytest.mark.parametrize(
+    "fields",
+    [{"pretrained": "weights.safetensors"}, {"sparse_init": False}],
+    ids=["pretrained", "the model's own"],
+)
+def test_weights_that_are_not_drawn_keep_their_values_on_the_masks(data_dir, fields):
+    config = tiny(data_dir, **fields)
     params = {"hidden": {"kernel": jnp.arange(1.0, 129.0).reshape(16, 8)}}
     params["head"] = {"kernel": jnp.full((8, 4), 2.0), "bias": jnp.ones(4)}
     plan = make_plan(params, **plan_options(config))

@@ -85,7 +85,7 @@ def validate(config: ConfigDict) -> Settings:
         "auxiliary_weight",
     ):
         check_within(f"settings.{name}", settings[name], 0)
-    for name in ("alpha", "grow_until"):
+    for name in ("alpha", "t_end"):
         check_within(f"settings.{name}", settings[name], 0, 1)
     for name in ("validation", "examples"):
         check_within(f"dataset.{name}", config.dataset[name], 0)

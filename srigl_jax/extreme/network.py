@@ -56,7 +56,7 @@ class Settings:
       projection_rate: of the bottleneck's layer (Adam), likewise.
       delta_t: steps between topology updates.
       alpha: share of weights that the first one replaces.
-      grow_until: share of training after which the topology rests.
+      t_end: share of training after which the topology rests.
       growth_batches: that "gradient" sums over.
       auxiliary_weight: of the loss of an auxiliary head whose labels are random
         clusters, falling to 0 over the first half by a cosine (Ullah et al. 2024); it
@@ -87,7 +87,7 @@ class Settings:
     projection_rate: float = 0.003
     delta_t: int = 100
     alpha: float = 0.3
-    grow_until: float = 0.66
+    t_end: float = 0.66
     growth_batches: int = 8
     auxiliary_weight: float = 0.0
     clusters: int = 2048
@@ -118,7 +118,7 @@ class Network:
         # a processor's cache. A dense layer has weights of all.
         has_dense = self._is_dense or settings.dense_labels
         self._packs = not (settings.width or has_dense)
-        self._end = t_end(total_steps, settings.grow_until)
+        self._end = t_end(total_steps, settings.t_end)
         rate = optax.linear_schedule(settings.learning_rate, 0, total_steps)
         self._optimizer = optax.chain(
             OPTIMIZERS[settings.optimizer](rate), _scale_bias(settings.bias_rate)
