@@ -6,6 +6,10 @@
 #include <memory>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace srigl {
 namespace {
 
@@ -41,6 +45,18 @@ bool active_is_valid(const Problem& p) {
     last = p.active[i];
   }
   return true;
+}
+
+// Large outputs lie in memory that has just been given to XLA: handing it out in pages of
+// 4 KiB takes the system longer than filling it takes the kernels.
+void ask_for_large_pages(float* y, int64_t floats) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kLarge = 2 << 20;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(y);
+  const uintptr_t begin = (address + kLarge - 1) / kLarge * kLarge;
+  const uintptr_t end = (address + floats * sizeof(float)) / kLarge * kLarge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 // Splits the active neurons of every group into chunks of `size`, all outputs covered.
@@ -229,6 +245,7 @@ Status run(const Problem& p, const Kernels& kernels, int64_t threads,
   if (!active_is_valid(p)) return Status::kBadActive;
   if (p.positions() == 0 || p.neurons == 0) return Status::kOk;
   if (p.is_single()) return run_single(p, kernels, threads, parallel_for);
+  ask_for_large_pages(p.y, p.positions() * p.neurons);
   if (p.groups == p.channels && p.neurons == p.channels && p.groups > 1)
     return run_depthwise(p, kernels, threads, parallel_for);
   return run_tiles(p, kernels, threads, parallel_for);
