@@ -179,7 +179,11 @@ def validate(config: ConfigDict) -> None:
     check_sparsity(config.sparsity)
     check_within("gamma_sal", config.gamma_sal, 0, 1)
     check_within("alpha", config.alpha, 0, 1)
-    check_within("t_end", config.t_end, 0, 1)
+    if not 0 < config.t_end <= 1:
+        raise ValueError(
+            f"t_end is {config.t_end}: give a share of the training above 0, up to 1; "
+            "for a topology that never changes choose method=static"
+        )
     check_within("label_smoothing", config.label_smoothing, 0, 1)
     check_within("seed", config.seed, 0, 2**31 - 1)
     check_within("dataset.validation", config.dataset.validation, 0)

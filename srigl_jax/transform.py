@@ -407,8 +407,8 @@ def _check_schedule(rule, delta_t, t_end, gradient_window) -> None:
     if rule is not None and t_end <= delta_t:
         warnings.warn(
             f"the topology will never change: updates come every delta_t={delta_t} "
-            f"steps, and before step t_end={t_end} (by default 75 % of total_steps); "
-            "lower delta_t or train for longer",
+            f"steps, and before step t_end={t_end} (75 % of total_steps unless given); "
+            "lower delta_t, raise t_end or train for longer",
             stacklevel=_level_of_caller(),
         )
 

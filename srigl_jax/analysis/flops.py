@@ -101,7 +101,8 @@ def training_flops(
     The backward pass costs twice the forward pass. RigL and SRigL need the gradient of
     all weights once in `delta_t` steps, SNFS and SR-STE in every step. It is what
     hardware that profits from sparsity would spend, by RigL's formula, not what dense
-    arrays with zeros in them do. All rounds of a lottery count.
+    arrays with zeros in them do. Like published figures, that formula has the topology
+    change to the end, whenever it rests. All rounds of a lottery count.
 
     Args:
       method: one of `METHODS`.
