@@ -28,8 +28,7 @@ import numpy as np
 from rich.console import Console
 from shown import Tasks
 
-from srigl_jax.config import VIEW_FIELDS, load_config
-from srigl_jax.workdir import check_config
+from srigl_jax.config import VIEW_FIELDS, check_workdir, load_config
 
 METHODS = {
     "dense": {"method": "dense"},
@@ -56,7 +55,7 @@ def run(
     if result.exists():
         wanted = load_config(config)
         wanted.update_from_flattened_dict(overrides)
-        check_config(workdir, wanted.to_dict(), ignore=VIEW_FIELDS)
+        check_workdir(workdir, wanted)
     else:
         command = [sys.executable, "-m", "srigl_jax.train", f"--config={config}"]
         command += [f"--config.{name}={value}" for name, value in overrides.items()]

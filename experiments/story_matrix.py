@@ -16,8 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srigl_jax import methods
-from srigl_jax.config import VIEW_FIELDS, validate
-from srigl_jax.workdir import check_config
+from srigl_jax.config import check_workdir, validate
 
 ROW = "row.json"
 NETWORK = "network.safetensors"
@@ -195,7 +194,7 @@ class Cell:
         Raises:
           ValueError: it is of another config; names the fields that differ.
         """
-        check_config(self.directory, self.config.to_dict(), ignore=VIEW_FIELDS)
+        check_workdir(self.directory, self.config)
 
     def row(self) -> dict[str, Any]:
         """What became of it, once it is finished."""

@@ -8,7 +8,9 @@ import difflib
 import importlib.util
 import inspect
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -19,6 +21,7 @@ from srigl_jax.methods import BLOCKED, METHODS, RANKING
 from srigl_jax.models import MODELS
 from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
 from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
+from srigl_jax.workdir import check_config, with_defaults
 
 DTYPES = ("float32", "bfloat16")
 
@@ -144,6 +147,39 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.tensorboard = False
     return config
+
+
+def check_workdir(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
+    """Claims a workdir for a run, or refuses one that is of another run.
+
+    Fields that its `config.json` lacks, because a later version brought them, count as
+    their defaults: until then there was no other way.
+
+    Raises:
+      ValueError: as `srigl_jax.workdir.check_config`.
+    """
+    check_config(workdir, config.to_dict(), ignore=VIEW_FIELDS, defaults=_defaults())
+
+
+def read_saved(fields: Mapping[str, Any]) -> ConfigDict:
+    """The config of a run from its `config.json`, of this version or an earlier one.
+
+    Raises:
+      ValueError: as `validate`; one that is no mapping of fields.
+    """
+    try:
+        config = ConfigDict(with_defaults(fields, _defaults()))
+        validate(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"it holds no fields and their values: {error}") from error
+    return config
+
+
+def _defaults() -> dict[str, Any]:
+    """Of all fields but the network's options, which are of one network."""
+    fields = get_config().to_dict()
+    del fields["model"]
+    return fields
 
 
 def load_config(config: str) -> ConfigDict:

@@ -20,13 +20,12 @@ from safetensors.numpy import load
 
 from srigl_jax import starts
 from srigl_jax.checkpoint import Checkpoints
-from srigl_jax.config import VIEW_FIELDS
+from srigl_jax.config import check_workdir
 from srigl_jax.methods import round_sparsity
 from srigl_jax.pruning import ticket
 from srigl_jax.sparsity import make_plan
 from srigl_jax.sparsity.masks import full_masks
 from srigl_jax.sparsity.plan import map_layers
-from srigl_jax.workdir import check_config
 
 _PARAMS = "params/"
 
@@ -47,14 +46,14 @@ def find_ticket(
     if (workdir / starts.START).exists():
         return
     if (workdir / "config.json").exists():
-        check_config(workdir, config.to_dict(), ignore=VIEW_FIELDS)
+        check_workdir(workdir, config)
     source = None
     for number in range(config.pruning.rounds):
         directory = workdir / f"round-{number}"
         found = directory / "ticket.safetensors"
         if not found.exists():
             train(round_config(config, source), directory)
-            check_config(workdir, config.to_dict(), ignore=VIEW_FIELDS)
+            check_workdir(workdir, config)
             rewound, end = _read_round(directory)
             sparsity = round_sparsity(config, number + 1)
             starts.write_start(found, next_start(config, sparsity, rewound, end))

@@ -53,7 +53,7 @@ from srigl_jax.step import (
     split_model,
     state_masks,
 )
-from srigl_jax.workdir import check_config, record_start, write_atomically
+from srigl_jax.workdir import record_start, write_atomically
 
 _EVAL_BATCH = 512
 
@@ -117,7 +117,7 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
         optimizer = make_optimizer(config, total_steps, steps_per_epoch, masks)
         augment = make_config_augment(config, dataset)
         # Only now, so that settings which cannot work never claim the workdir.
-        check_config(files, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
+        config_lib.check_workdir(files, config)
         record_start(files, _environment(config))
         starts.keep_start(start, files)
         state = init_state(config, params, model_state, plan, optimizer, masks)

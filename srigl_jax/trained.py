@@ -126,10 +126,8 @@ def _read_config(workdir: Path) -> ConfigDict:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     try:
-        config = ConfigDict(fields)
-        config_lib.validate(config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return config_lib.read_saved(fields)
+    except ValueError as error:
         raise ValueError(
             f"{path} is not the config of a run of this version: {error}"
         ) from error
-    return config

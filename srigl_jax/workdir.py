@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def check_config(
     config: Mapping[str, Any],
     *,
     ignore: Iterable[str] = (),
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes `config.json` the first time; refuses other settings from then on.
 
@@ -25,6 +27,7 @@ def check_config(
       workdir: the directory of the run, made if need be.
       config: the settings of this run, nested or not, of JSON's types.
       ignore: fields that may differ, nested ones as `"group.field"`.
+      defaults: what fields count as that the saved settings lack, nested likewise.
 
     Raises:
       ValueError: fields differ (all are named), `config.json` is not what was written,
@@ -42,8 +45,8 @@ def check_config(
             f"workdir {workdir} cannot be used: {error}. Choose another --workdir."
         ) from error
     try:
-        before = _flat(json.loads(saved))
-    except (ValueError, AttributeError) as error:
+        before = _flat(with_defaults(json.loads(saved), defaults))
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a JSON object ({error}): it was cut off or edited. Put back"
             " the settings the run was started with, or choose another --workdir."
@@ -62,6 +65,24 @@ def check_config(
             + "\n  ".join(differing)
             + "\nChoose another --workdir, or the same settings."
         )
+
+
+def with_defaults(
+    saved: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Saved settings with the defaults of those that they lack, as later versions add.
+
+    Args:
+      saved: nested or not.
+      defaults: nested likewise; of groups that are no mapping in `saved` none count.
+    """
+    filled = dict(saved)
+    for name, default in defaults.items():
+        if name not in filled:
+            filled[name] = default
+        elif isinstance(default, Mapping) and isinstance(filled[name], Mapping):
+            filled[name] = with_defaults(filled[name], default)
+    return filled
 
 
 def record_start(

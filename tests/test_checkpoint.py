@@ -424,6 +424,15 @@ def test_ignored_fields_may_differ(tmp_path):
     check_config(tmp_path, _CONFIG | change, ignore=["log_every", "model.widths"])
 
 
+def test_a_field_that_came_later_counts_as_its_default(tmp_path):
+    check_config(tmp_path, _CONFIG)
+    later = _CONFIG | {"seed": 0, "model": _CONFIG["model"] | {"depth": 2}}
+    check_config(tmp_path, later, defaults={"seed": 0, "model": {"depth": 2}, "lr": 9})
+    message = "seed: workdir has 1, this run asks for 0$\nChoose"
+    with pytest.raises(ValueError, match=f"(?m)settings:\n  {message}"):
+        check_config(tmp_path, later, defaults={"seed": 1, "model": {"depth": 2}})
+
+
 @pytest.mark.parametrize("content", [b'{"lr": 0.', b"", b"3", b"\xff\xfe"])
 def test_a_config_cut_off_is_named(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)

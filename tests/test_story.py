@@ -120,6 +120,17 @@ def test_a_cell_of_another_config_is_refused_with_the_fields_that_differ(tmp_pat
         list(story.run(cells(tmp_path, delta_t=9), jobs=1, mode="map"))
 
 
+def test_a_cell_from_before_a_field_existed_is_kept(tmp_path):
+    (cell, *_) = matrix = cells(tmp_path, variants=["SRigL"])
+    finish(cell, 0.5)
+    saved = json.loads((cell.directory / "config.json").read_text())
+    del saved["t_end"]
+    (cell.directory / "config.json").write_text(json.dumps(saved))
+    assert list(story.run(matrix, jobs=1, mode="map")) == []
+    with pytest.raises(ValueError, match="t_end: workdir has 0.75, this run asks for"):
+        list(story.run(cells(tmp_path, variants=["SRigL"], t_end=0.5), 1, "map"))
+
+
 def test_cells_that_differ_only_in_their_seed_are_trained_together(tmp_path):
     groups = story_matrix.groups(cells(tmp_path, seeds=(0, 1, 2)))
     assert [[cell.seed for cell in group] for group in groups] == [[0, 1, 2]] * 2

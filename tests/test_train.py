@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -514,6 +515,21 @@ def test_a_workdir_of_other_settings_is_refused_and_kept(data_dir, trained):
     assert "optimizer.momentum: workdir has 0.9, this run asks" in str(error.value)
     assert "seed: workdir has 0, this run asks for 1" in str(error.value)
     assert files_in(run.workdir) == before
+
+
+def test_a_workdir_from_before_a_field_existed_is_read_and_gone_on_with(
+    data_dir, trained, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained("dense").workdir, workdir)
+    path = workdir / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["t_end"], saved["sparse_init"], saved["pruning"]["rounds"]
+    path.write_text(json.dumps(saved))
+    assert load_trained(workdir).config.t_end == 0.75
+    train(tiny(data_dir, **METHODS["dense"]), workdir)
+    with pytest.raises(ValueError, match="t_end: workdir has 0.75, this run asks for"):
+        train(tiny(data_dir, t_end=0.5, **METHODS["dense"]), workdir)
 
 
 def test_divergence_names_the_step_and_keeps_the_good_checkpoints(data_dir, tmp_path):
