@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srigl_jax.sparsity.masks import is_masked_node
+from srigl_jax.sparsity.layout import leaf_name
+from srigl_jax.sparsity.masks import is_masked_node, layer_key
 from srigl_jax.sparsity.plan import Plan, map_layers
 from srigl_jax.sparsity.ranking import keep_best
 
@@ -56,6 +57,29 @@ def grasp(loss: Loss, params: Any, batch: Any, plan: Plan) -> Any:
       ValueError: a layer whose scores are not finite, or all 0.
     """
     return keep_best(grasp_scores(loss, params, batch, plan), plan, signed=True)
+
+
+def drawn_where_zero(params: Any, plan: Plan, seed: int) -> Any:
+    """The parameters with every kernel of zeros drawn anew, for the scores' sake.
+
+    No gradient passes a layer of zeros, as which the head of some networks starts: all
+    below it would score 0. Drawn by He et al. (arXiv 1502.01852), from a normal
+    distribution of variance 2 / fan-in. Train with the parameters as they were.
+
+    Args:
+      params: the dense network's.
+      plan: as made for `params`; dense kernels are drawn as well.
+      seed: of the weights.
+    """
+
+    def draw(path, leaf):
+        layer = plan.get(leaf_name(path))
+        if layer is None or jnp.any(leaf):
+            return leaf
+        normal = jax.random.normal(layer_key(seed, layer.name), leaf.shape, leaf.dtype)
+        return normal * jnp.sqrt(2 / layer.layout.fan_in).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, params)
 
 
 def snip_scores(loss: Loss, params: Any, batch: Any, plan: Plan) -> Any:

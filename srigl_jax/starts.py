@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from srigl_jax.at_init import grasp, snip
+from srigl_jax.at_init import drawn_where_zero, grasp, snip
 from srigl_jax.data import Dataset
 from srigl_jax.sparsity import Plan, init_masks
 from srigl_jax.sparsity.plan import map_layers
@@ -124,7 +124,8 @@ def first_masks(
     """The masks before the first step, of a network that starts sparse.
 
     Those of the start where there is one, by the first batch for SNIP and GraSP, in
-    training mode and without augmentation, else random.
+    training mode and without augmentation, else random. Kernels of zeros are ranked as
+    if they had been drawn.
 
     Raises:
       ValueError: the start is of another network; scores that rank nothing.
@@ -143,7 +144,8 @@ def first_masks(
         ).mean()
 
     find: Callable[..., Any] = {"snip": snip, "grasp": grasp}[config.method]
-    return find(loss, params, dict(batch), plan)
+    ranked = drawn_where_zero(params, plan, config.seed)
+    return find(loss, ranked, dict(batch), plan)
 
 
 def keep_state(path: Path, state: State) -> None:

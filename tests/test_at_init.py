@@ -8,7 +8,7 @@ import pytest
 import tiny_network as tiny
 
 from srigl_jax import check_masks, get_masks, grasp, make_plan, snip, static
-from srigl_jax.at_init import grasp_scores, snip_scores
+from srigl_jax.at_init import drawn_where_zero, grasp_scores, snip_scores
 
 METHODS = {"snip": snip, "grasp": grasp}
 PLANS = [
@@ -76,6 +76,17 @@ def test_a_global_ranking_leaves_a_weight_in_every_layer():
     masks = snip(lambda p, b: quadratic(p, 1.0), params, None, plan)
     assert int(masks["hidden"]["kernel"].sum()) == 1
     check_masks(masks, plan)
+
+
+def test_kernels_of_zeros_are_drawn_with_hes_variance_and_others_kept():
+    params = {
+        "head": {"kernel": jnp.zeros((100, 50)), "bias": jnp.zeros(50)},
+        "hidden": {"kernel": jnp.ones((10, 100)).at[0].set(0)},
+    }
+    drawn = drawn_where_zero(params, make_plan(params, 0.1, dense="head"), seed=3)
+    assert np.std(drawn["head"]["kernel"]) == pytest.approx((2 / 100) ** 0.5, rel=0.05)
+    assert drawn["head"]["bias"] is params["head"]["bias"]
+    assert drawn["hidden"]["kernel"] is params["hidden"]["kernel"]
 
 
 def test_the_masks_train_as_fixed_ones():

@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from runs import bits, checkpoint, records, result, tiny
 from safetensors.numpy import load_file, save_file
 
@@ -166,6 +167,25 @@ def test_masks_at_initialisation_keep_the_dense_networks_weights(trained, data_d
     (start,) = [r for r in records(workdir, "topology") if r["step"] == 0]
     assert [r["step"] for r in records(workdir, "topology")] == [0]
     assert sum(x["weights"] for x in start["layers"].values()) == SIZE // 2
+
+
+@pytest.mark.parametrize("fields", [{}, {"dense": ("head",)}], ids=["", "dense head"])
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_below_a_head_of_zeros_weights_are_ranked_as_well(
+    method, fields, data_dir, tmp_path
+):
+    config = tiny(data_dir, method=method, epochs=0.1, **fields)
+    options = {"patch": 4, "width": 8, "depth": 1, "heads": 2, "mlp_ratio": 2}
+    config.model = ConfigDict({"name": "vit"} | options)
+    config.optimizer.update({"learning_rate": 0.0, "warmup_epochs": 0.0})
+    train(config, tmp_path)
+    found = load_trained(tmp_path)
+    assert {layer.name for layer in found.plan.values() if layer.is_sparse} >= {
+        "blocks/0/attention/query/kernel",
+        "blocks/0/down/kernel",
+    }
+    # The network's own, which has not been trained.
+    assert not found.state["params"]["head"]["kernel"].any()
 
 
 def test_a_ticket_reproduces_from_its_saved_masks(trained, data_dir, tmp_path):
