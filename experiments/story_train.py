@@ -13,6 +13,7 @@ each seed has its initial weights, masks, order of batches and random growth.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -165,6 +166,11 @@ def _train(
     progress: Progress,
 ) -> tuple[list[State], list[State]]:
     """The last state of each seed, and the one that a lottery rewinds to, if any."""
+    if len({jax.tree.structure(seed.state) for seed in ready}) > 1:
+        # A layer that the ticket of one seed leaves whole is dense there alone.
+        alone = [_train([seed], forward, dataset, mode, progress) for seed in ready]
+        states, rewound = zip(*alone, strict=True)
+        return list(itertools.chain(*states)), list(itertools.chain(*rewound))
     config = ready[0].config
     seeds = [seed.config.seed for seed in ready]
     per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)

@@ -53,9 +53,13 @@ def make_sparse(
     """
     if config.method == "dense":
         return inner
+    options = plan_options(config)
+    if config.method in ("snip", "grasp") and masks is not None:
+        # By the plan: a layer that a global ranking leaves whole keeps its mask.
+        del options["block"]
+        return transform.static(inner, masks=masks, **options)
     if config.method in FIXED and masks is not None:
         return transform.static(inner, masks=masks)
-    options = plan_options(config)
     if config.method in STARTS_DENSE:
         del options["constant_fan_in"]
         if config.method == "sr_ste":

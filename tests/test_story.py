@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import measure
 import numpy as np
 import pytest
@@ -86,6 +88,21 @@ def test_seeds_have_weights_masks_and_batches_of_their_own(data_dir):
     one, other = story_train.train_seeds(config, [0, 1], dataset(config))
     masks = [starts.named_masks(found.masks, found.plan) for found in (one, other)]
     assert all((masks[0][name] != masks[1][name]).any() for name in masks[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "sparsity", "seeds"), [("snip", 0.01, 2), ("lottery", 0.08, 4)]
+)
+def test_a_layer_may_be_whole_in_one_seed_and_not_in_another(
+    method, sparsity, seeds, data_dir
+):
+    whole = {"distribution": "global", "sparsity": sparsity, "model__widths": (2,)}
+    config = tiny(data_dir, method=method, epochs=0.2, pruning__rounds=1, **whole)
+    config.optimizer.warmup_epochs = 0.1
+    found = story_train.train_seeds(config, range(seeds), dataset(config))
+    heads = [one.masks["layers"][1]["kernel"] for one in found]
+    is_whole = {bool(jax.tree.all(jax.tree.map(jnp.all, head))) for head in heads}
+    assert is_whole == {True, False}
 
 
 def test_finished_cells_are_kept_and_the_others_trained(tmp_path):

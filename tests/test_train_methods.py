@@ -188,6 +188,20 @@ def test_below_a_head_of_zeros_weights_are_ranked_as_well(
     assert not found.state["params"]["head"]["kernel"].any()
 
 
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_a_layer_that_a_global_ranking_leaves_whole_is_finished_and_read(
+    method, data_dir, tmp_path
+):
+    whole = {"distribution": "global", "sparsity": 0.01, "model__widths": (2,)}
+    config = tiny(data_dir, method=method, seed=1, epochs=1, **whole)
+    config.optimizer.warmup_epochs = 0.5
+    finished = train(config, tmp_path)
+    head = finished["layers"][-1]
+    assert head["sparse"] and head["weights"] == 2 * 10
+    assert load_trained(tmp_path).masks["layers"][1]["kernel"].all()
+    assert train(config, tmp_path) == finished
+
+
 def test_a_ticket_reproduces_from_its_saved_masks(trained, data_dir, tmp_path):
     _, found = trained("lottery")
     saved = found / "start.safetensors"
