@@ -122,10 +122,10 @@ def test_static_masks_of_any_origin_may_leave_a_layer_whole():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("value", "problem"), [(np.nan, "are not finite"), (0, "all 0")]
+    ("value", "problem"), [(np.nan, "are not finite"), (0, "are all 0")]
 )
 def test_a_batch_that_ranks_nothing_is_refused_by_layer(method, value, problem):
     params = tiny.params()
     params["head"]["kernel"] *= value
-    with pytest.raises(ValueError, match=f"(hidden|head)/kernel {problem}|{problem}"):
+    with pytest.raises(ValueError, match=f"scores of head/kernel {problem}"):
         METHODS[method](loss, params, tiny.batch(), tiny.plan(constant_fan_in=False))
