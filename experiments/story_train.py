@@ -101,6 +101,7 @@ def train_seeds(
     Raises:
       ValueError: as the trainer, but not of a loss that is not finite.
     """
+    lottery.check_rewind_step(config, _steps(config, dataset))
     configs = [_with(config, seed=seed) for seed in seeds]
     if config.method == "lottery":
         given = _tickets(configs, dataset, mode, progress)

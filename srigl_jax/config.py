@@ -69,8 +69,8 @@ def get_config() -> ConfigDict:
     config.gradient_window = 1  # Steps whose mean gradient decides what grows.
     config.gradient_momentum = 0.9  # Of the sum of gradients by which snfs grows.
     config.growth_candidates = "inactive"
-    # Of static: the workdir of a finished run, or a safetensors file of masks, or a
-    # lottery ticket, instead of random ones. Sparsity is theirs then.
+    # Of static: the workdir of a finished run or of a lottery, or a safetensors file of
+    # masks or a ticket, instead of random masks. Sparsity is theirs then.
     config.mask_from = config_dict.placeholder(str)
     config.pruning = ConfigDict()
     # Shares of the training. gradual prunes from start to end, every delta_t steps;

@@ -22,10 +22,10 @@ from srigl_jax import starts
 from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.config import check_workdir
 from srigl_jax.methods import round_sparsity
-from srigl_jax.pruning import ticket
-from srigl_jax.sparsity import make_plan
+from srigl_jax.sparsity import Plan, make_plan
 from srigl_jax.sparsity.masks import full_masks
 from srigl_jax.sparsity.plan import map_layers
+from srigl_jax.sparsity.ranking import keep_best
 
 _PARAMS = "params/"
 
@@ -41,38 +41,56 @@ def find_ticket(
     on where they were interrupted.
 
     Raises:
-      ValueError: the state to rewind to lies beyond the end of training; as `train`.
+      ValueError: as `train`.
     """
     if (workdir / starts.START).exists():
         return
     if (workdir / "config.json").exists():
         check_workdir(workdir, config)
-    source = None
+    source, ticket_before = None, None
     for number in range(config.pruning.rounds):
         directory = workdir / f"round-{number}"
         found = directory / "ticket.safetensors"
         if not found.exists():
-            train(round_config(config, source), directory)
+            if source is not None:
+                starts.keep_start(starts.read_masks(source), directory)
+            train(round_config(config, ticket_before), directory)
             check_workdir(workdir, config)
             rewound, end = _read_round(directory)
             sparsity = round_sparsity(config, number + 1)
             starts.write_start(found, next_start(config, sparsity, rewound, end))
-        source = found
+        # From one round to the next, whatever the workdir is called.
+        source, ticket_before = found, f"../{directory.name}/{found.name}"
     starts.write_start(workdir / starts.START, starts.read_masks(source))
 
 
-def round_config(config: ConfigDict, source: Path | None = None) -> ConfigDict:
+def check_rewind_step(config: ConfigDict, total_steps: int) -> None:
+    """Refuses a step to rewind to, or to keep, that training does not come to.
+
+    Raises:
+      ValueError: names it and the steps there are.
+    """
+    step = config.pruning.rewind_step
+    if step is not None and step >= total_steps:
+        raise ValueError(
+            f"pruning.rewind_step is {step}, but the training has {total_steps} steps: "
+            "give a step below that"
+        )
+
+
+def round_config(config: ConfigDict, source: str | None = None) -> ConfigDict:
     """The config of a round before the last.
 
     Args:
       config: of the whole lottery.
-      source: file of the ticket that the round starts from; None is the dense network.
+      source: file of the ticket that the round starts from, as seen from its workdir,
+        which has a copy; None is the dense network.
     """
     fields = {
         "method": "static",
         "sparsity": 0.0,
         "distribution": "uniform",
-        "mask_from": str(source) if source else None,
+        "mask_from": source,
     }
     this = ConfigDict(config.to_dict())
     this.update(fields)
@@ -92,7 +110,7 @@ def next_start(
       rewound: the leaves by name of the state to go back to.
       end: those of the state at the end of the round.
     """
-    params, before = _params(end), _params(rewound)
+    params = _params(end)
     plan = make_plan(
         params,
         sparsity,
@@ -104,21 +122,24 @@ def next_start(
     within = map_layers(
         lambda layer, full: had.get(layer.name, full), plan, full_masks(params, plan)
     )
-    masks, weights = ticket(params, before, plan, within)
-    kept = {_PARAMS + name: leaf for name, leaf in _flat(weights).items()}
-    return starts.Start(
-        starts.named_masks(masks, plan), starts.without_masks(rewound) | kept
-    )
+    masks = starts.named_masks(keep_best(params, plan, within=within), plan)
+    return starts.Start(masks, _masked(starts.without_masks(rewound), masks, plan))
+
+
+def _masked(leaves: Leaves, masks: Leaves, plan: Plan) -> Leaves:
+    """The leaves of a state with weights, their moments and averages on the masks."""
+    masked = dict(leaves)
+    for name, leaf in leaves.items():
+        # A name may end in that of a layer of another module, too, but shorter.
+        kernel = max((n for n in plan if name.endswith(f"/{n}")), key=len, default=None)
+        if kernel in masks and leaf.shape == masks[kernel].shape:
+            masked[name] = np.where(masks[kernel], leaf, np.zeros_like(leaf))
+    return masked
 
 
 def _read_round(directory: Path) -> tuple[Leaves, Leaves]:
     """The states by names of a finished round: the one to rewind to, and the last."""
-    path = directory / starts.REWIND
-    if not path.exists():
-        raise ValueError(
-            f"{directory} ended before pruning.rewind_step: give a step within training"
-        )
-    rewound = load(path.read_bytes())
+    rewound = load((directory / starts.REWIND).read_bytes())
     with Checkpoints(directory / "checkpoints") as checkpoints:
         _, end = checkpoints.restore_latest(rewound)
     return rewound, end
@@ -135,13 +156,3 @@ def _params(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 node = node.setdefault(key, {})
             node[last] = leaf
     return params
-
-
-def _flat(params: dict[str, Any], prefix: str = "") -> Leaves:
-    flat = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat

@@ -76,6 +76,9 @@ class Start:
 def read_start(config: ConfigDict, workdir: Path) -> Start | None:
     """What the run of a workdir starts from, if `mask_from` or `lottery` say so.
 
+    Of another workdir that is what it started from itself where that is a ticket with
+    its state, else the masks it ended with.
+
     Raises:
       ValueError: there is no such file, or not one of masks.
     """
@@ -84,7 +87,11 @@ def read_start(config: ConfigDict, workdir: Path) -> Start | None:
     if config.mask_from is None:
         return None
     source = Path(config.mask_from)
-    return read_masks(source / MASKS if source.is_dir() else source)
+    if not source.is_dir():
+        return read_masks(source)
+    if (source / START).exists() and (ticket := read_masks(source / START)).state:
+        return ticket
+    return read_masks(source / MASKS)
 
 
 def keep_start(start: Start | None, workdir: Path) -> None:

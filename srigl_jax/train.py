@@ -91,15 +91,16 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
     with distributed.together():
         config_lib.validate(config)
         mesh = make_mesh(**config.mesh.to_dict())
-        if config.method == "lottery":
-            distributed.check_alone("method=lottery")
-            lottery.find_ticket(config, workdir, train)
-        start = starts.read_start(config, workdir)
         dataset = data.load(**config.dataset.to_dict())
         steps_per_epoch = data.steps_per_epoch(dataset.num_train, config.batch_size)
         total_steps = data.training_steps(
             dataset.num_train, config.batch_size, config.epochs
         )
+        lottery.check_rewind_step(config, total_steps)
+        if config.method == "lottery":
+            distributed.check_alone("method=lottery")
+            lottery.find_ticket(config, workdir, train)
+        start = starts.read_start(config, workdir)
 
         model = make_model(config, dataset)
         if config.pretrained is not None:

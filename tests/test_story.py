@@ -83,6 +83,12 @@ def test_a_seed_among_others_trains_as_it_does_alone(
         assert found.scores["accuracy"] == pytest.approx(expected["accuracy"], abs=0.01)
 
 
+def test_a_rewind_step_beyond_the_training_is_refused(data_dir):
+    config = tiny(data_dir, method="lottery", epochs=1, pruning__rewind_step=22)
+    with pytest.raises(ValueError, match="rewind_step is 22, but .* has 22 steps"):
+        story_train.train_seeds(config, [0], dataset(config))
+
+
 def test_seeds_have_weights_masks_and_batches_of_their_own(data_dir):
     config = tiny(data_dir, epochs=1, optimizer__warmup_epochs=0.5)
     one, other = story_train.train_seeds(config, [0, 1], dataset(config))

@@ -6,18 +6,22 @@ What is common to all methods the other tests of the trainer show.
 import json
 import os
 import signal
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from runs import bits, checkpoint, records, result, tiny
 from safetensors.numpy import load_file, save_file
 
-from srigl_jax import check_masks, get_masks
+from srigl_jax import apply_masks, check_masks, get_masks
 from srigl_jax import train as train_lib
 from srigl_jax.analysis.__main__ import main as analyse
 from srigl_jax.condensed import condense_model
 from srigl_jax.data import InMemoryDataset
+from srigl_jax.parts import make_model
+from srigl_jax.step import split_model
 from srigl_jax.train import Stopped, train
 from srigl_jax.trained import load_trained
 
@@ -36,6 +40,7 @@ METHODS = {
         "method": "lottery",
         "pruning__rounds": 2,
         "pruning__rewind_step": 5,
+        "ema": 0.9,
     },
 }
 
@@ -88,7 +93,9 @@ def test_the_masks_keep_the_invariants_of_their_kind(run):
         assert SIZE // 2 - 1 <= weights <= SIZE // 2
 
 
-def test_a_stopped_run_resumes_bit_for_bit(run, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_bit_for_bit_however_its_workdir_is_spelled(
+    run, tmp_path, monkeypatch
+):
     _, config, expected = run
     train_batches = InMemoryDataset.train_batches
 
@@ -100,14 +107,14 @@ def test_a_stopped_run_resumes_bit_for_bit(run, tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    stops = 0
+    rounds = config.pruning.rounds if config.method == "lottery" else 0
     with monkeypatch.context() as patch:
         patch.setattr(InMemoryDataset, "train_batches", batches)
-        with pytest.raises(Stopped, match="after step 33 of 66"):
-            train(config, tmp_path)
-            stops += 1
+        patch.chdir(tmp_path)
+        for number in range(rounds + 1):
+            with pytest.raises(Stopped, match="after step 33 of 66"):
+                train(config, tmp_path if number else Path("."))
     train(config, tmp_path)
-    assert stops == 0
     assert bits(tmp_path, STEPS) == bits(expected, STEPS)
     assert result(tmp_path) == result(expected)
     assert records(tmp_path, "topology") == records(expected, "topology")
@@ -162,7 +169,17 @@ def test_averages_are_as_sparse_as_what_they_average(trained):
         assert not state[f"ema/params/{kernel}"][~mask].any()
 
 
-def test_masks_at_initialisation_keep_the_dense_networks_weights(trained, data_dir):
+def test_masks_at_initialisation_keep_the_dense_networks_weights(data_dir, tmp_path):
+    config = tiny(data_dir, **METHODS["snip"], epochs=0.1)
+    config.optimizer.update({"learning_rate": 0.0, "warmup_epochs": 0.0})
+    train(config, tmp_path)
+    found = load_trained(tmp_path)
+    _, params, _ = split_model(make_model(config, found.dataset))
+    expected = apply_masks(params, found.masks)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.state["params"], expected))
+
+
+def test_masks_at_initialisation_never_change(trained):
     _, workdir = trained("snip")
     (start,) = [r for r in records(workdir, "topology") if r["step"] == 0]
     assert [r["step"] for r in records(workdir, "topology")] == [0]
@@ -202,10 +219,13 @@ def test_a_layer_that_a_global_ranking_leaves_whole_is_finished_and_read(
     assert train(config, tmp_path) == finished
 
 
-def test_a_ticket_reproduces_from_its_saved_masks(trained, data_dir, tmp_path):
+@pytest.mark.parametrize("saved", ["start.safetensors", "."], ids=["file", "workdir"])
+def test_a_ticket_reproduces_from_where_it_was_saved(
+    saved, trained, data_dir, tmp_path
+):
     _, found = trained("lottery")
-    saved = found / "start.safetensors"
-    train(tiny(data_dir, method="static", mask_from=str(saved)), tmp_path)
+    source = {"mask_from": str(found / saved), "ema": 0.9}
+    train(tiny(data_dir, method="static", **source), tmp_path)
     assert bits(tmp_path, STEPS) == bits(found, STEPS)
 
 
@@ -222,6 +242,10 @@ def test_a_ticket_starts_from_the_rewound_weights_where_it_was_left(trained):
             start[f"state/params/{kernel}"],
             np.where(mask, dense[f"params/{kernel}"], 0),
         )
+        moments = next(n for n in start if n.endswith(f"trace/{kernel}"))
+        ours = {n for n in start if n.startswith("state/") and n.endswith(kernel)}
+        assert {moments, f"state/ema/params/{kernel}"} < ours
+        assert not any(start[name][~mask].any() for name in ours)
         wider = before.get(f"masks/{kernel}", np.ones_like(mask))
         assert (wider | ~mask).all() and wider.sum() > mask.sum()
 
@@ -279,8 +303,10 @@ def test_a_ticket_of_another_optimizer_is_refused(trained, data_dir, tmp_path):
         train(config, tmp_path)
 
 
-def test_a_rewind_step_beyond_the_training_is_refused(data_dir, tmp_path):
-    config = tiny(data_dir, method="lottery", epochs=1, pruning__rewind_step=22)
+@pytest.mark.parametrize("method", ["lottery", "static"])
+def test_a_rewind_step_beyond_the_training_is_refused(method, data_dir, tmp_path):
+    config = tiny(data_dir, method=method, epochs=1, pruning__rewind_step=22)
     config.optimizer.warmup_epochs = 0.5
-    with pytest.raises(ValueError, match="give a step within training"):
+    with pytest.raises(ValueError, match="rewind_step is 22, but .* has 22 steps"):
         train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
