@@ -5,7 +5,8 @@ r"""The story of sparse training, told by a matrix of short runs on Fashion-MNIS
 Trains every method at every sparsity with several seeds, the seeds of a cell in one
 compiled program (story_train.py), and writes results/story_NETWORK_STUDY.json, a table
 with means and 95 % intervals, and pictures. The same command goes on where it was
-interrupted; finished cells of other settings are refused. Config fields may follow:
+interrupted; cells of other settings are refused. A cell that fails does not keep the
+others from being trained: it is listed at the end. Config fields may follow:
 
     python experiments/story.py --network mlp --methods dense SRigL --sparsities 0.9 \
         --root runs/story-longer --name mlp_long epochs=20
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import jax
 import measure
@@ -75,21 +76,32 @@ def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
     return told
 
 
+class Outcome(NamedTuple):
+    """What became of cells that were trained together.
+
+    Attributes:
+      cells: all of them.
+      told: a line each, where they are finished.
+      error: what went wrong, else None.
+    """
+
+    cells: list[Cell]
+    told: list[str]
+    error: Exception | None
+
+
 def run(
     cells: list[Cell], jobs: int, mode: str, keep: bool = False
-) -> Iterator[list[str]]:
-    """Trains all that is not finished; yields what to tell of each group.
-
-    Raises:
-      ValueError: a directory is of another config; as `train_seeds`.
-    """
-    for cell in cells:
-        if cell.is_finished:
-            cell.claim()
+) -> Iterator[Outcome]:
+    """Trains all that is not finished; yields what became of each group."""
     left = [cell for cell in cells if not cell.is_finished]
     waiting = story_matrix.groups(left)
     if jobs == 1:
-        yield from (train_group(group, mode, keep) for group in waiting)
+        for group in waiting:
+            try:
+                yield Outcome(group, train_group(group, mode, keep), None)
+            except Exception as error:
+                yield Outcome(group, [], error)
         return
     cores = sorted(os.sched_getaffinity(0))
     context = get_context("spawn")
@@ -97,8 +109,12 @@ def run(
     for job in range(jobs):
         places.put(cores[job % len(cores)])
     with ProcessPoolExecutor(jobs, context, _start_job, (places,)) as pool:
-        started = [pool.submit(train_group, group, mode, keep) for group in waiting]
-        yield from (done.result() for done in as_completed(started))
+        started = {
+            pool.submit(train_group, group, mode, keep): group for group in waiting
+        }
+        for done in as_completed(started):
+            error = done.exception()
+            yield Outcome(started[done], [] if error else done.result(), error)
 
 
 def use_compilation_cache(root: Path) -> None:
@@ -126,6 +142,7 @@ def main() -> None:
     os.environ["STORY_COMPILATIONS"] = str(arguments.root / "compilations")
     use_compilation_cache(arguments.root / "compilations")
     console = Console()
+    name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
     try:
         cells = story_matrix.make_cells(
             config,
@@ -134,34 +151,56 @@ def main() -> None:
             range(arguments.seeds),
             root,
         )
-        if not arguments.gather_only:
-            _train_all(cells, arguments, console)
+        if not arguments.no_results:
+            story_tables.check_results(measure.RESULTS / f"{name}.json", cells)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
+        story_matrix.check_claims(cells)
     except ValueError as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
-    if arguments.no_results:
-        return
+    failed = [] if arguments.gather_only else _train_all(cells, arguments, console)
+    if not arguments.no_results:
+        _save(name, config, cells, arguments.study)
+    if failed:
+        sys.exit("\n".join(["error: these failed:", *map(_failure, failed)]))
+
+
+def _failure(outcome: Outcome) -> str:
+    first, error = outcome.cells[0], outcome.error
+    seeds = ", ".join(str(cell.seed) for cell in outcome.cells)
+    where = f"{first.variant} {first.sparsity:.0%} seed {seeds}"
+    return f"{where}: {type(error).__name__}: {error}"
+
+
+def _save(name: str, config, cells: list[Cell], study: str) -> None:
+    """Writes what is finished, and prints it as tables."""
     rows = story_tables.gather(cells)
-    name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
     print(story_tables.markdown(rows))
     differences = story_tables.differences(rows)
     if differences:
         print(f"\n{story_tables.differences_markdown(differences)}")
     content = {"config": config.to_dict(), "rows": rows, "differences": differences}
     print(f"saved {measure.save(name, content)}")
-    for path in story_pictures.draw(rows, arguments.study, measure.RESULTS / name):
+    for path in story_pictures.draw(rows, study, measure.RESULTS / name):
         print(f"saved {path}")
 
 
-def _train_all(cells, arguments, console) -> None:
+def _train_all(cells, arguments, console) -> list[Outcome]:
+    """Trains and tells; returns what failed."""
+    failed = []
     done = sum(cell.is_finished for cell in cells)
     console.print(f"{done} of {len(cells)} cells are finished", highlight=False)
     start = time.perf_counter()
-    for told in run(cells, arguments.jobs, arguments.mode, arguments.keep):
-        done += len(told)
+    for outcome in run(cells, arguments.jobs, arguments.mode, arguments.keep):
+        if outcome.error:
+            failed.append(outcome)
+        done += len(outcome.told)
         minutes = (time.perf_counter() - start) / 60
-        for line in told:
-            console.print(line, highlight=False)
+        for line in outcome.told or [f"failed: {_failure(outcome)}"]:
+            console.print(line, highlight=False, markup=False)
         console.print(f"{done} of {len(cells)}, {minutes:.1f} minutes", highlight=False)
+    return failed
 
 
 def _parse() -> argparse.Namespace:
@@ -188,7 +227,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--no-results", action="store_true", help="leave the rows in --root alone"
     )
-    parser.add_argument("--name", help="of the results, if not NETWORK_STUDY")
+    parser.add_argument(
+        "--name",
+        help="of the results, if not NETWORK_STUDY; needed where these hold cells that "
+        "this command leaves out",
+    )
     parser.add_argument("--root", type=Path, default=Path("runs/story"))
     parser.add_argument("fields", nargs="*", type=config_field, metavar="NAME=VALUE")
     return parser.parse_args()

@@ -184,6 +184,11 @@ class Cell:
     directory: Path
 
     @property
+    def is_claimed(self) -> bool:
+        """Whether its directory has a config, be it of another cell."""
+        return (self.directory / "config.json").exists()
+
+    @property
     def is_finished(self) -> bool:
         """Whether it has a row."""
         return (self.directory / ROW).exists()
@@ -233,6 +238,17 @@ def make_cells(
                 directory = root / f"{_slug(variant)}-{sparsity:g}-{seed}"
                 cells.append(Cell(variant, sparsity, seed, made, directory))
     return cells
+
+
+def check_claims(cells: Iterable[Cell]) -> None:
+    """Refuses cells whose directories are of other configs, before any is trained.
+
+    Raises:
+      ValueError: as `Cell.claim`.
+    """
+    for cell in cells:
+        if cell.is_claimed:
+            cell.claim()
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -1,6 +1,9 @@
 """Means over seeds with 95 % intervals, as rows of JSON and as Markdown."""
 
+import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ PAIRS = (
     ("SRigL", "RigL"),
     ("SRigL", "static"),
     ("RigL", "static"),
+    ("SRigL", "SR-STE"),
 )
 
 # Of the first seed.
@@ -27,6 +31,33 @@ def interval(values: list[float]) -> float | None:
         return None
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return float(stats.t.ppf(0.975, len(values) - 1)) * spread
+
+
+def check_results(path: Path, cells: list[Cell]) -> None:
+    """Refuses to write a part of a study where the results of more of it are.
+
+    Args:
+      path: of the results, which need not exist.
+      cells: to be written there, finished or not.
+
+    Raises:
+      ValueError: names what would be lost.
+    """
+    if not path.exists():
+        return
+    there = {
+        (row["variant"], row["sparsity"], seed)
+        for row in json.loads(path.read_text())["rows"]
+        for seed in row["seeds"]
+    }
+    lost = sorted(there - {(cell.variant, cell.sparsity, cell.seed) for cell in cells})
+    if lost:
+        variant, sparsity, seed = lost[0]
+        raise ValueError(
+            f"{path} holds {len(lost)} networks that this command leaves out, such as "
+            f"{variant} at {sparsity:g} with seed {seed}: give a --name of its own, or "
+            "--no-results"
+        )
 
 
 def gather(cells: list[Cell]) -> list[Row]:
@@ -67,12 +98,12 @@ def differences(rows: list[Row]) -> list[Row]:
     Seeds are compared with themselves: both methods see the same batches.
 
     Returns:
-      For each of `PAIRS` and each sparsity that has both: `mean` and `interval` of the
-      differences of the seeds that both have.
+      For each of `PAIRS`, alone or both in the same setting, and each sparsity that has
+      both: `mean` and `interval` of the differences of the seeds that both have.
     """
     found = {(row["variant"], row["sparsity"]): row for row in rows}
     made = []
-    for one, other in PAIRS:
+    for one, other in _pairs([row["variant"] for row in rows]):
         for sparsity in sorted({row["sparsity"] for row in rows}):
             pair = [found.get((variant, sparsity)) for variant in (one, other)]
             if None in pair:
@@ -81,6 +112,8 @@ def differences(rows: list[Row]) -> list[Row]:
                 dict(zip(row["seeds"], row["accuracies"], strict=True)) for row in pair
             )
             seeds = sorted(first.keys() & second.keys())
+            if not seeds:
+                continue
             ahead = [first[seed] - second[seed] for seed in seeds]
             made.append(
                 {
@@ -93,6 +126,15 @@ def differences(rows: list[Row]) -> list[Row]:
                 }
             )
     return made
+
+
+def _pairs(variants: list[str]) -> Iterator[tuple[str, str]]:
+    """`PAIRS` as they are, then with each setting that is behind a method's name."""
+    settings = [name.partition(", ")[2] for name in variants]
+    for setting in dict.fromkeys(["", *settings]):
+        for pair in PAIRS:
+            one, other = (f"{name}, {setting}" if setting else name for name in pair)
+            yield one, other
 
 
 def differences_markdown(made: list[Row]) -> str:

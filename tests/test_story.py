@@ -114,7 +114,8 @@ def test_a_layer_may_be_whole_in_one_seed_and_not_in_another(
 def test_finished_cells_are_kept_and_the_others_trained(tmp_path):
     matrix = cells(tmp_path, seeds=(0, 1))
     finish(matrix[0], 0.5)
-    told = [line for lines in story.run(matrix, jobs=1, mode="map") for line in lines]
+    outcomes = list(story.run(matrix, jobs=1, mode="map"))
+    told = [line for outcome in outcomes for line in outcome.told]
     assert [line.split(":")[0] for line in told] == [
         "dense 0% seed 1",
         "SRigL 50% seed 0",
@@ -138,9 +139,9 @@ def test_the_kept_network_is_the_one_that_was_trained(tmp_path):
 
 
 def test_a_cell_of_another_config_is_refused_with_the_fields_that_differ(tmp_path):
-    finish(cells(tmp_path)[0], 0.5)
+    cells(tmp_path)[1].claim()  # It need not be finished.
     with pytest.raises(ValueError, match="delta_t: workdir has 7, this run asks for 9"):
-        list(story.run(cells(tmp_path, delta_t=9), jobs=1, mode="map"))
+        story_matrix.check_claims(cells(tmp_path, delta_t=9))
 
 
 def test_a_cell_from_before_a_field_existed_is_kept(tmp_path):
@@ -149,9 +150,9 @@ def test_a_cell_from_before_a_field_existed_is_kept(tmp_path):
     saved = json.loads((cell.directory / "config.json").read_text())
     del saved["t_end"]
     (cell.directory / "config.json").write_text(json.dumps(saved))
-    assert list(story.run(matrix, jobs=1, mode="map")) == []
+    story_matrix.check_claims(matrix)
     with pytest.raises(ValueError, match="t_end: workdir has 0.75, this run asks for"):
-        list(story.run(cells(tmp_path, variants=["SRigL"], t_end=0.5), 1, "map"))
+        story_matrix.check_claims(cells(tmp_path, variants=["SRigL"], t_end=0.5))
 
 
 def test_cells_that_differ_only_in_their_seed_are_trained_together(tmp_path):
@@ -219,6 +220,26 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     )
 
 
+def test_methods_are_compared_in_the_same_setting(tmp_path):
+    made = [
+        ("RigL, alpha 0", [0, 1], [50, 60]),
+        ("SRigL, alpha 0", [1, 2], [63, 70]),
+        ("SRigL, alpha 0.5", [0, 1], [90, 90]),
+        ("RigL, 2x as long", [0], [70]),
+        ("SRigL, 2x as long", [0], [71]),
+        ("static, 2x as long", [1], [60]),
+    ]
+    rows = [
+        {"variant": name, "sparsity": 0.9, "seeds": seeds, "accuracies": accuracies}
+        for name, seeds, accuracies in made
+    ]
+    found = story_tables.differences(rows)
+    assert [(r["of"], r["over"], r["seeds"], r["mean"]) for r in found] == [
+        ("SRigL, alpha 0", "RigL, alpha 0", [1], 3),
+        ("SRigL, 2x as long", "RigL, 2x as long", [0], 1),
+    ]
+
+
 @pytest.mark.parametrize("study", story_matrix.STUDIES)
 def test_every_study_has_its_pictures(study, tmp_path):
     config = load_config(f"{story.CONFIG}:mlp")
@@ -236,24 +257,91 @@ def test_every_study_has_its_pictures(study, tmp_path):
     assert pathlib.Path(drawn[0]).name.startswith(study)
 
 
-def test_the_command_gathers_what_is_finished(tmp_path, monkeypatch, capsys):
-    config = load_config(f"{story.CONFIG}:mlp")
-    variants = story_matrix.STUDIES["main"].variants(config)
-    matrix = story_matrix.make_cells(
-        config, variants, [0.9, 0.95], [0, 1], tmp_path / "mlp"
-    )
-    for cell in matrix:
-        if cell.seed == 0 or cell.variant != "static":
-            finish(cell, 0.8)
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the main study of the mlp at two sparsities with two seeds."""
     monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(story, "use_compilation_cache", lambda root: None)
-    command = ["story.py", "--study", "main", "--sparsities", "0.9", "0.95"]
-    command += ["--seeds", "2", "--root", str(tmp_path), "--gather-only"]
-    monkeypatch.setattr("sys.argv", command)
-    story.main()
+    monkeypatch.setenv("STORY_COMPILATIONS", "")  # Put back afterwards.
+    whole = ["--study", "main", "--sparsities", "0.9", "0.95", "--seeds", "2"]
+
+    def run(*arguments):
+        root = ["--root", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", ["story.py", *whole, *root, *arguments])
+        story.main()
+
+    return run
+
+
+def of_the_command(tmp_path):
+    config = load_config(f"{story.CONFIG}:mlp")
+    variants = story_matrix.STUDIES["main"].variants(config)
+    return story_matrix.make_cells(
+        config, variants, [0.9, 0.95], [0, 1], tmp_path / "mlp"
+    )
+
+
+def test_the_command_gathers_what_is_finished(tmp_path, command, capsys):
+    for cell in of_the_command(tmp_path):
+        if cell.seed == 0 or cell.variant != "static":
+            finish(cell, 0.8)
+    command("--gather-only")
     saved = json.loads((tmp_path / "results" / "story_mlp_main.json").read_text())
     assert {(row["variant"], len(row["seeds"])) for row in saved["rows"]} == {
         (name, 1 if name == "static" else 2) for name in story_matrix.MAIN
     }
     assert "| SRigL | 80.00 ± 0.00 | 80.00 ± 0.00 |" in capsys.readouterr().out
     assert (tmp_path / "results" / "story_mlp_main_accuracy.png").exists()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [["--methods", "dense", "SRigL"], ["--sparsities", "0.9"], ["--seeds", "1"]],
+    ids=["methods", "sparsities", "seeds"],
+)
+def test_results_of_a_part_need_a_name_beside_those_of_the_whole(
+    part, tmp_path, command
+):
+    for cell in of_the_command(tmp_path):
+        finish(cell, 0.8)
+    command("--gather-only")
+    before = (tmp_path / "results" / "story_mlp_main.json").read_bytes()
+    with pytest.raises(SystemExit, match="that this command leaves out.*--name"):
+        command("--gather-only", *part)
+    command("--gather-only", *part, "--name", "part")
+    command("--gather-only", *part, "--no-results")
+    assert (tmp_path / "results" / "story_mlp_main.json").read_bytes() == before
+    assert (tmp_path / "results" / "story_part.json").exists()
+
+
+def test_a_cell_that_fails_is_listed_and_does_not_end_the_matrix(
+    tmp_path, command, monkeypatch
+):
+    def train_group(group, mode, keep):
+        if group[0].variant == "RigL":
+            raise FloatingPointError("of [this] cell")
+        for cell in group:
+            finish(cell, 0.8)
+        return [cell.variant for cell in group]
+
+    monkeypatch.setattr(story, "train_group", train_group)
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == (
+        "error: these failed:\n"
+        "RigL 90% seed 0, 1: FloatingPointError: of [this] cell\n"
+        "RigL 95% seed 0, 1: FloatingPointError: of [this] cell"
+    )
+    saved = json.loads((tmp_path / "results" / "story_mlp_main.json").read_text())
+    found = {row["variant"] for row in saved["rows"]}
+    assert found == set(story_matrix.MAIN) - {"RigL"}
+
+
+@pytest.mark.parametrize(("field", "hint"), [("delta_t=9", True), ("delta_t=0", False)])
+def test_another_root_is_advised_where_a_cell_is_of_another_config(
+    field, hint, tmp_path, command
+):
+    of_the_command(tmp_path)[-1].claim()
+    with pytest.raises(SystemExit, match="delta_t") as ended:
+        command("--gather-only", "--no-results", field)
+    assert ("Another --root starts afresh" in ended.value.code) == hint
