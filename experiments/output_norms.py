@@ -5,7 +5,8 @@
 For a ReLU layer of n inputs and n neurons, z = sqrt(2 / k) W relu(u) with standard
 normal weights where the mask lets them be and u uniform on the sphere, E |z|^2 is 1.
 Its variance (SRigL, section on output norms) is lower where each neuron has exactly k
-weights than where each weight exists with probability k / n. Prints a table and writes
+weights than where each weight exists with probability k / n; at k = n there is no
+difference, and the two rows are one simulation. Prints a table and writes
 results/output_norms.json and .png. Half a minute on one core.
 """
 

@@ -155,8 +155,7 @@ def removed_shares(config: ConfigDict, steps: int, total_steps: int) -> list[flo
     for step in range(steps):
         shares.append(share)
         if schedule.pruning_due(step, start, end, config.delta_t):
-            left = (end - step) / max(1, end - start)
-            share = 1 - left**3
+            share = float(schedule.pruning_progress(step, start, end))
     return shares
 
 

@@ -22,3 +22,7 @@ def test_a_constant_fan_in_lowers_the_variance_unless_it_is_full():
     assert bernoulli(N, K) == pytest.approx(1.3)
     assert constant(N, K) == pytest.approx(1.3 - 0.1125)
     assert bernoulli(N, N) == constant(N, N)
+    simulated = [
+        output_norms.squared_norms(k, N, N, 100, 0) for k in output_norms.KINDS
+    ]
+    assert (simulated[0] == simulated[1]).all()

@@ -10,6 +10,8 @@ import tiny_network as tiny
 
 import srigl_jax
 from srigl_jax import check_masks, get_masks, make_plan, prune, sr_ste
+from srigl_jax.config import get_config
+from srigl_jax.methods import removed_shares
 from srigl_jax.sparsity import layer_masks
 from srigl_jax.sparsity.schedule import pruning_due, pruning_progress
 
@@ -220,3 +222,11 @@ def test_memory_of_sr_ste_is_one_more_copy_of_sparse_weights():
     sizes = [leaf.size for leaf in jax.tree.leaves(state.inner.weights)]
     plan = make_plan(tiny.params(), 0.5, dense="head")
     assert sizes == [layer.layout.size for layer in plan.values() if layer.is_sparse]
+
+
+def test_the_share_removed_follows_the_cubic_schedule_step_by_step():
+    config = get_config()
+    config.update({"method": "gradual", "delta_t": 2})
+    config.pruning.update({"start": 0.2, "end": 0.6})
+    shares = removed_shares(config, 9, 10)  # Pruned after steps 2, 4 and 6.
+    assert shares == [0, 0, 0, 0, 0, 1 - 0.5**3, 1 - 0.5**3, 1, 1]

@@ -12,6 +12,7 @@ what is ranked, and against what:
   keeps its best neuron.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -139,14 +140,13 @@ def _keep_across_layers(layers: list[LayerPlan], keys, progress) -> list[jax.Arr
         kept = _prefix(flat, jnp.concatenate(costs), allowed)
     else:
         kept = top(flat, allowed)
-    parts = jnp.split(
-        kept, [sum(k.size for k in keys[: i + 1]) for i in range(len(keys))]
-    )
+    offsets = itertools.accumulate(key.size for key in keys[:-1])
+    parts = jnp.split(kept, list(offsets))
     return [
         jnp.broadcast_to(
             part.reshape(key.shape), (layer.layout.fan_in, layer.layout.neurons)
         )
-        for layer, key, part in zip(layers, keys, parts, strict=False)
+        for layer, key, part in zip(layers, keys, parts, strict=True)
     ]
 
 
