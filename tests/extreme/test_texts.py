@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+import tiny_wordnet
 
 from srigl_jax.extreme.data import bags, embed, texts, wordnet, xmc
 
@@ -21,7 +22,7 @@ def test_a_synset_is_read_with_each_pointer_once(tmp_path):
     (synset,) = wordnet.read(path)
     pointers = ("n00001930", "a00000300")
     gloss = 'what is; "a | b"'
-    assert synset == ("n00001740", "entity.n00001740", gloss, pointers)
+    assert synset[:4] == ("n00001740", "entity.n00001740", gloss, pointers)
 
 
 def test_a_definition_has_no_examples_of_use():
@@ -48,6 +49,27 @@ def test_a_truncated_line_is_named(tmp_path, cut):
     path.write_text(LICENCE + NOUN[:-cut])
     with pytest.raises(ValueError, match=r"data\.noun, line 2: .* truncated"):
         list(wordnet.read(path))
+
+
+def test_a_file_cut_at_the_end_of_a_line_is_noticed_by_what_points_beyond(tmp_path):
+    source = tiny_wordnet.write(tmp_path)
+    path = source / "data.noun"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(ValueError, match=r"data\.noun, line 2: points to n00000003, "):
+        wordnet.load(source)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+    path = tmp_path / "data.noun"
+    path.write_bytes((LICENCE + NOUN).encode() + b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"data\.noun, line 3: is not UTF-8"):
+        list(wordnet.read(path))
+    path.write_bytes(XMC.encode().replace(b"0:0.5", b"0:\xff"))
+    with pytest.raises(ValueError, match="line 2: has other bytes than ASCII"):
+        xmc.load(path)
+    path.write_bytes(b"\xff" + XMC.encode())
+    with pytest.raises(ValueError, match="line 1: must have the numbers"):
+        xmc.load(path)
 
 
 def test_missing_files_are_named_with_the_way_out():
@@ -104,14 +126,24 @@ def test_points_without_labels_are_left_out_if_asked(tmp_path):
     ("content", "message"),
     [
         (XMC[:-8], "line 3: is the last one, after 2 points, but line 1 promises 3"),
-        (XMC[:-2], "line 4: feature '1:' has no value, it may be truncated"),
-        (XMC[:-3], "line 4: feature '1' has no value, it may be truncated"),
+        (XMC[:-2], "line 4: does not end, the file may be truncated"),
+        # Of a line that ends there, "2" would be a point without features.
+        (XMC[:-7], "line 4: does not end, the file may be truncated"),
+        (XMC.replace("1:3", "1:"), "line 4: feature '1:' has no value, it may be"),
+        (XMC.replace("1:3", "1"), "line 4: feature '1' has no value, it may be"),
         ("3 5\n", "line 1: must have the numbers of points, features and labels"),
         ("", "line 1: must have the numbers"),
         (XMC.replace("1,3", "1,4"), "line 2: label 4 is out of range: there are 4"),
         (XMC.replace("4:2", "5:2"), "line 2: feature 5 is out of range: there are 5"),
         (XMC.replace("1,3", "1,"), "line 2: label '' is no number"),
-        (XMC.replace("4:2", "4:x"), "line 2: feature '4:x' has no number as value"),
+        (
+            XMC.replace("4:2", "4:x"),
+            "line 2: feature '4:x' has no finite number as value",
+        ),
+        (XMC.replace("4:2", "4:nan"), "line 2: feature '4:nan' has no finite number"),
+        (XMC.replace("4:2", "4:1e999"), "line 2: feature '4:1e999' has no finite"),
+        (XMC.replace("4:2", "4:1_0"), "line 2: feature '4:1_0' has no finite number"),
+        (XMC.replace("1,3", "1,0_3"), "line 2: label '0_3' is no number"),
         (XMC.replace("0 2:1e-1\n", "\n"), "line 3: is empty"),
     ],
 )

@@ -27,12 +27,14 @@ class Synset(NamedTuple):
       name: its first word and identity, "entity.n00001740".
       gloss: its definition and examples of use.
       pointers: identities of the synsets that it points to, each once, in order.
+      place: its file and line.
     """
 
     identity: str
     name: str
     gloss: str
     pointers: tuple[str, ...]
+    place: str
 
 
 def load(source_dir: str | os.PathLike[str] | None = None) -> Texts:
@@ -59,9 +61,7 @@ def load(source_dir: str | os.PathLike[str] | None = None) -> Texts:
     for synset in synsets:
         if synset.pointers:
             split = test if is_test(synset.identity) else train
-            split.append(
-                (definition(synset.gloss), [names[p] for p in synset.pointers])
-            )
+            split.append((definition(synset.gloss), _pointed(synset, names)))
     return number(train, test)
 
 
@@ -71,16 +71,18 @@ def read(path: str | os.PathLike[str]) -> Iterator[Synset]:
     Raises:
       ValueError: a line is not of that format, or cut: names file and line.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for line_number, line in enumerate(file, 1):
-            if line.startswith("  "):  # The licence.
+            if line.startswith(b"  "):  # The licence.
                 continue
+            place = f"{path}, line {line_number}"
             try:
-                yield _parse(line)
+                yield Synset(*_parse(line.decode()), place)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place}: is not UTF-8") from error
             except (ValueError, IndexError) as error:
                 raise ValueError(
-                    f"{path}, line {line_number}: is no synset, the file may be "
-                    "truncated"
+                    f"{place}: is no synset, the file may be truncated"
                 ) from error
 
 
@@ -98,7 +100,19 @@ def is_test(identity: str) -> bool:
     return int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64
 
 
+def _pointed(synset, names):
+    """The names of the synsets that one points to."""
+    for target in synset.pointers:
+        if target not in names:
+            raise ValueError(
+                f"{synset.place}: points to {target}, which none of the files has: "
+                "one of them may be truncated"
+            )
+    return [names[target] for target in synset.pointers]
+
+
 def _parse(line):
+    """Identity, name, gloss and pointers of a synset."""
     if not line.endswith("\n"):
         raise ValueError("no end of line")
     data, gloss = line.split(" | ", 1)
@@ -115,11 +129,11 @@ def _parse(line):
         for place, part in zip(pointers[1::4], pointers[2::4], strict=True)
     )
     name = f"{fields[4]}.{identity}"
-    return Synset(identity, name, gloss.strip(), tuple(dict.fromkeys(targets)))
+    return identity, name, gloss.strip(), tuple(dict.fromkeys(targets))
 
 
 def _identity(part, place):
-    if part not in tuple("nvasr") or len(place) != 8 or not place.isdigit():
+    if part not in tuple("nvasr") or len(place) != 8 or not place.isdecimal():
         raise ValueError(f"{part} {place}")
     # Satellite adjectives lie among the others, and some pointers call them those.
     return ("a" if part == "s" else part) + place

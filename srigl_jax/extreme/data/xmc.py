@@ -4,13 +4,18 @@ The first line has the numbers of points, features and labels; each other line i
 point: its labels by commas, then its features that are not 0 as `number:value`.
 """
 
+import math
 import os
+import re
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from srigl_jax.extreme import labels as label_arrays
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""Of a value: `float` accepts more, 1_0 and nan among it."""
 
 
 class Points(NamedTuple):
@@ -36,16 +41,17 @@ def load(path: str | os.PathLike[str], *, skip_unlabelled: bool = False) -> Poin
         is an error.
 
     Raises:
-      ValueError: names file and line of what is not of the format: too few lines, a
-        number out of range, a point without labels.
+      ValueError: names file and line of what is not of the format: too few lines, one
+        without its end, a number out of range, a value that is not finite, a point
+        without labels.
     """
     lists, values, columns, ends = [], [], [], [0]
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         points, features, labels = _header(path, file.readline())
         line_number = 1
         for line_number, line in enumerate(file, 2):
             try:
-                own, pairs = _point(line, features, labels)
+                own, pairs = _point(_decoded(line), features, labels)
                 if not own and not skip_unlabelled:
                     raise ValueError(
                         "has no label (skip_unlabelled=True leaves it out)"
@@ -71,12 +77,22 @@ def load(path: str | os.PathLike[str], *, skip_unlabelled: bool = False) -> Poin
 
 def _header(path, line):
     fields = line.split()
-    if len(fields) != 3 or not all(map(str.isdigit, fields)):
+    if len(fields) != 3 or not all(map(bytes.isdigit, fields)):
+        text = line.strip()[:60].decode(errors="replace")
         raise ValueError(
             f"{path}, line 1: must have the numbers of points, features and labels, "
-            f"but is {line.strip()[:60]!r}"
+            f"but is {text!r}"
         )
     return map(int, fields)
+
+
+def _decoded(line):
+    if not line.endswith(b"\n"):
+        raise ValueError("does not end, the file may be truncated")
+    try:
+        return line.decode("ascii")
+    except UnicodeDecodeError:
+        raise ValueError("has other bytes than ASCII, the file is damaged") from None
 
 
 def _point(line, features, labels):
@@ -84,7 +100,7 @@ def _point(line, features, labels):
     if not line.strip():
         raise ValueError("is empty")
     # A line that begins with a space has no labels.
-    head, *tail = line.rstrip("\n").split(" ")
+    head, *tail = line.rstrip("\r\n").split(" ")
     own = [_number(text, labels, "label") for text in head.split(",")] if head else []
     pairs = {}
     for field in filter(None, tail):
@@ -92,10 +108,9 @@ def _point(line, features, labels):
         index = _number(index, features, "feature")
         if not colon or not value:
             raise ValueError(f"feature {field!r} has no value, it may be truncated")
-        try:
-            pairs[index] = float(value)
-        except ValueError:
-            raise ValueError(f"feature {field!r} has no number as value") from None
+        if not NUMBER.fullmatch(value) or not math.isfinite(number := float(value)):
+            raise ValueError(f"feature {field!r} has no finite number as value")
+        pairs[index] = number
     return own, pairs
 
 
