@@ -14,12 +14,11 @@ from srigl_jax.extreme import config as defaults
 
 
 def get_config() -> ConfigDict:
-    """One epoch, and one topology: that of each label's examples."""
+    """One epoch, at positions that each label's examples choose at the start."""
     config = defaults.get_config()
     config.dataset.name = "genes"
     config.epochs = 1
     config.eval_examples = 200
-    config.settings.delta_t = 100_000
     # The start goes through all features for each label; hashed, they are fewer.
     config.settings.width = 8192
     return config

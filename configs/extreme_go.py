@@ -18,5 +18,4 @@ def get_config() -> ConfigDict:
     config = defaults.get_config()
     config.dataset.name = "go"
     config.epochs = 1
-    config.settings.delta_t = 100_000
     return config

@@ -20,8 +20,7 @@ COMPARED = {"width": 4096}
 # The embedding is what methods whose positions are random can learn by: with a fixed
 # encoder most labels would see none of their examples' words.
 EMBEDDING = {"width": 512, "hashes": 4, "encoder_rate": 0.005}
-# The positives are the same throughout, so their topology is that of the start.
-POSITIVES = {"method": "positives", "delta_t": 100_000}
+POSITIVES = {"method": "positives"}
 
 TRAINED: dict[str, dict[str, Any]] = {
     "words": POSITIVES,

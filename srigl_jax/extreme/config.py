@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict, config_dict
 
@@ -87,6 +88,9 @@ def validate(config: ConfigDict) -> Settings:
         check_within(f"settings.{name}", settings[name], 0)
     for name in ("alpha", "t_end"):
         check_within(f"settings.{name}", settings[name], 0, 1)
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"settings.{name} is {value}: give a finite number")
     for name in ("validation", "examples"):
         check_within(f"dataset.{name}", config.dataset[name], 0)
     check_within("eval_examples", config.eval_examples, 0)

@@ -27,9 +27,10 @@ class Settings:
 
     Attributes:
       method: of the topology. static keeps random positions; set regrows at random;
-        gradient by the gradient of the last batches; positives by that of each label's
-        positives, from the start on. dense has all weights, bottleneck too, behind a
-        layer so narrow that it has the bytes of k weights.
+        gradient by the gradient of the last batches. positives chooses at the start,
+        once, by the gradient of all examples that each label is positive for, which
+        stay the same. dense has all weights, bottleneck too, behind a layer so narrow
+        that it has the bytes of k weights.
       width: that features are hashed to; 0 for the features themselves. Growth and the
         start hold some hundred labels or examples as wide as that: hash a vocabulary of
         some 100,000 words.
@@ -54,7 +55,7 @@ class Settings:
       bias_rate: share of it for the biases, whose inputs are larger than features.
       encoder_rate: of the embedding (Adam), likewise; 0 for the fixed encoder.
       projection_rate: of the bottleneck's layer (Adam), likewise.
-      delta_t: steps between topology updates.
+      delta_t: steps between topology updates of set and gradient.
       alpha: share of weights that the first one replaces.
       t_end: share of training after which the topology rests.
       growth_batches: that "gradient" sums over.
@@ -110,7 +111,11 @@ class Network:
           features: of the examples.
           labels: how many there are.
           total_steps: after which training ends.
+
+        Raises:
+          ValueError: a setting needs more labels than there are.
         """
+        _check_labels(settings, labels)
         self.settings, self.features, self.labels = settings, features, labels
         self._width = settings.width or features
         self._is_dense = settings.method in ("dense", "bottleneck")
@@ -145,7 +150,7 @@ class Network:
         state = self.fresh(seed)
         if self.settings.method == "positives":
             # All weights are 0, so this replaces all that its examples can tell.
-            state = self.grow(state, examples, owned, fraction=1.0)
+            state = self._grow(state, examples, owned, jnp.float32(1))
         if self.settings.start_scale:
             # An example of hundreds of labels says little of each.
             counts = np.bincount(owned.examples, minlength=len(examples.columns))
@@ -227,29 +232,25 @@ class Network:
 
     def grows(self, step: int) -> bool:
         """Whether the topology changes after so many steps."""
-        is_dynamic = self.settings.method in ("set", "gradient", "positives")
+        is_dynamic = self.settings.method in ("set", "gradient")
         return is_dynamic and bool(update_due(step, self.settings.delta_t, self._end))
 
     def grow(
         self,
         state: State,
-        examples: Bags,
-        labels: Owners | np.ndarray,
-        fraction: float | None = None,
+        examples: Bags | None = None,
+        labels: np.ndarray | None = None,
     ) -> State:
         """One update of the topology; the state is given away.
 
         Args:
-          state: from `fresh` or `step`.
-          examples: of "positives", all that are trained on; of "gradient", those of the
-            last `growth_batches` batches, in their order.
-          labels: of these: for "positives", `Owners`; for "gradient", i32[examples,
-            most].
-          fraction: of the weights; that of the schedule unless given.
+          state: from `init` or `step`.
+          examples: "gradient" needs those of the last `growth_batches` batches, in
+            their order.
+          labels: of these, i32[examples, most].
         """
         settings = self.settings
-        if fraction is None:
-            fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
+        fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
         if settings.method == "gradient":
             labels = labels[:, : settings.most_labels]
             if self._packs:
@@ -365,6 +366,18 @@ class Network:
             x, features = examples.weights, examples.features
             return extreme.top_labels(classifier, x, count, features)
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
+
+
+def _check_labels(settings: Settings, labels: int) -> None:
+    needed = {"negatives": settings.negatives, "dense_labels": settings.dense_labels}
+    if settings.auxiliary_weight:
+        needed["clusters"] = settings.clusters
+    for name, count in needed.items():
+        if count > labels:
+            raise ValueError(
+                f"settings.{name} is {count}: give at most {labels}, the number of "
+                "labels"
+            )
 
 
 def _chunk(labels: int, group: int) -> int:

@@ -46,7 +46,8 @@ class Task:
           epochs: of training.
 
         Raises:
-          ValueError: there are fewer examples than a batch has.
+          ValueError: there are fewer examples than a batch has, or fewer labels than a
+            setting needs.
         """
         self.data, self.settings, self.seed = data, settings, seed
         per_epoch = steps_per_epoch(len(data.train_positives), settings.batch_size)
@@ -68,7 +69,7 @@ class Task:
     def grow(self, state: State, step: int) -> State:
         """Updates the topology after so many steps."""
         if self.settings.method != "gradient":
-            return self.network.grow(state, self.examples, self.owned)
+            return self.network.grow(state)
         count = min(step, self.settings.growth_batches)
         steps = range(step - count, step)
         rows = np.concatenate([self._rows(i) for i in steps])

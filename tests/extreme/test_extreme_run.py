@@ -47,7 +47,6 @@ def test_the_tiny_set_is_learned(finished):
 def test_metrics_and_report_tell_what_was_learned(finished):
     assert runs.recorded_steps(finished, "train") == [5, 10, 15, 20, 24]
     assert runs.recorded_steps(finished, "eval") == [10, 20, 24]
-    assert runs.recorded_steps(finished, "topology") == [3, 6, 9, 12]
     report = (finished / "report.html").read_text()
     assert "Test P@1" in report and "Held-out P@1 ends" in report
 
@@ -96,6 +95,21 @@ def test_a_finished_run_changes_nothing(source, finished):
     before = (finished / "metrics.jsonl").read_bytes(), runs.result(finished)
     train(tiny_wordnet.config(source), finished)
     assert ((finished / "metrics.jsonl").read_bytes(), runs.result(finished)) == before
+
+
+@pytest.mark.parametrize("method", ["set", "gradient"])
+def test_the_methods_that_grow_do_so_when_the_schedule_says(source, tmp_path, method):
+    train(tiny_wordnet.config(source, settings__method=method), tmp_path)
+    assert runs.recorded_steps(tmp_path, "topology") == [3, 6, 9, 12]
+
+
+def test_positives_choose_their_positions_at_the_start(source):
+    config = tiny_wordnet.config(source)
+    task = run_module.Task(validate(config), corpus.load(**config.dataset), 0, 6)
+    assert not any(task.network.grows(step) for step in range(task.total_steps))
+    (chosen,) = task.init()["classifier"].blocks
+    (random,) = task.network.fresh(0)["classifier"].blocks
+    assert (np.sort(chosen.indices) != np.sort(random.indices)).any()
 
 
 @pytest.mark.parametrize("method", ["dense", "bottleneck", "static"])
@@ -228,6 +242,9 @@ def test_a_workdir_of_other_settings_is_refused(source, finished):
             {"settings__width": 0, "settings__encoder_rate": 0.1},
             "settings.encoder_rate is 0.1, but settings.width is 0",
         ),
+        ({"settings__bias": float("nan")}, "settings.bias is nan: give a finite"),
+        ({"settings__start_power": float("inf")}, "settings.start_power is inf: give"),
+        ({"settings__learning_rate": float("inf")}, "settings.learning_rate is inf"),
         ({"epochs": 0}, "epochs is 0: give a number at least 1"),
         (
             {"settings__auxiliary_weight": 0.4},
@@ -254,10 +271,24 @@ def test_fields_of_images_are_refused():
         validate(config)
 
 
-def test_bad_settings_leave_the_workdir_alone(source, tmp_path):
-    config = tiny_wordnet.config(source, settings__batch_size=1000)
-    with pytest.raises(ValueError, match="batch_size is 1000"):
-        train(config, tmp_path / "new")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 1000}, "batch_size is 1000"),
+        ({"negatives": 46}, "settings.negatives is 46: give at most 15, the number"),
+        ({"dense_labels": 46}, "settings.dense_labels is 46: give at most 15"),
+        (
+            {"clusters": 46, "auxiliary_weight": 0.4, "encoder_rate": 0.1},
+            "settings.clusters is 46: give at most 15",
+        ),
+    ],
+)
+def test_settings_that_the_data_cannot_have_leave_the_workdir_alone(
+    source, tmp_path, fields, message
+):
+    fields = {f"settings__{name}": value for name, value in fields.items()}
+    with pytest.raises(ValueError, match=message):
+        train(tiny_wordnet.config(source, **fields), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
