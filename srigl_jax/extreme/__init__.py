@@ -2,6 +2,7 @@
 
 from srigl_jax.extreme.classifier import Block, Classifier, densify, init, place
 from srigl_jax.extreme.labels import (
+    check_positives,
     cluster,
     cluster_positives,
     pad,
@@ -23,6 +24,7 @@ __all__ = [
     "Owners",
     "Scores",
     "by_label",
+    "check_positives",
     "cluster",
     "cluster_positives",
     "densify",

@@ -16,7 +16,8 @@ from srigl_jax.field_checks import check_choice, check_within
 
 TASK = "labels"
 
-# May differ when a run is resumed: what is seen of it, and where its files are.
+# May differ when a run is resumed: what is seen of it, and where its files are; what is
+# in them is compared by a digest.
 VIEW_FIELDS = (
     "log_every",
     "eval_every",

@@ -12,7 +12,8 @@ def pad(positives: Sequence[Sequence[int]], labels: int) -> np.ndarray:
     """The positive labels of examples as one array.
 
     Args:
-      positives: for each example the numbers of its labels.
+      positives: for each example the numbers of its labels; one named twice counts
+        once.
       labels: how many labels there are.
 
     Returns:
@@ -21,6 +22,8 @@ def pad(positives: Sequence[Sequence[int]], labels: int) -> np.ndarray:
     Raises:
       ValueError: names the example that has no label, or one that does not exist.
     """
+    # A second time would count as a hit of its own in P@k and in frequencies.
+    positives = [tuple(dict.fromkeys(own)) for own in positives]
     counts = np.fromiter(map(len, positives), np.int64, len(positives))
     if not counts.all():
         raise ValueError(f"example {int(np.argmin(counts))} has no label: leave it out")
@@ -31,8 +34,11 @@ def pad(positives: Sequence[Sequence[int]], labels: int) -> np.ndarray:
     return padded.astype(np.int32)
 
 
-def check(positives: np.ndarray, labels: int) -> None:
+def check_positives(positives: jax.typing.ArrayLike, labels: int) -> None:
     """Verifies positive labels padded with -1: int[examples, most].
+
+    The functions of this package do so themselves, except in a jit, where no values
+    are known: check there what you give.
 
     Raises:
       ValueError: names the first example that has a label that does not exist, or none.

@@ -139,7 +139,8 @@ def train(
     task = Task(settings, data, config.seed, config.epochs)
     total, network = task.total_steps, task.network
     # Only now, so that settings which cannot work never claim the workdir.
-    check_config(workdir, config.to_dict(), ignore=config_lib.VIEW_FIELDS)
+    fields = config.to_dict() | {"data_sha256": data.digest}
+    check_config(workdir, fields, ignore=config_lib.VIEW_FIELDS)
     record_start(workdir, environment)
     with (
         GracefulStop() as stop,

@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from srigl_jax.extreme import draw, forms, losses, owners, rows, sharding
 from srigl_jax.extreme.classifier import Block, Classifier, expand
+from srigl_jax.extreme.labels import check_positives
 from srigl_jax.extreme.training import Batch, State, check_features, logit_gradient
 
 Candidates = Callable[[Block, jax.Array, jax.Array, rows.Rows, Any, jax.Array], Any]
@@ -102,8 +104,9 @@ def grow_by_gradient(
       The classifier and the state.
 
     Raises:
-      ValueError: features of the wrong width, an unknown loss or implementation, or
-        some features for a dense block.
+      ValueError: features of the wrong width, an unknown loss or implementation, some
+        features for a dense block; outside of a jit, positives that do not exist, or an
+        example without any.
     """
     if x.ndim != 3 or positives.ndim != 3:
         raise ValueError(
@@ -111,6 +114,9 @@ def grow_by_gradient(
             "batch, width] and [batches, batch, most]"
         )
     check_features(classifier, x[0], None if features is None else features[0])
+    if not isinstance(positives, jax.core.Tracer):
+        flat = np.asarray(positives).reshape(-1, positives.shape[2])
+        check_positives(flat, classifier.labels)
     loss = losses.find(loss)
 
     def candidates(batches, block, first, i, part, weights, kept):

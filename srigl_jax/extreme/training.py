@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from srigl_jax.extreme import forms, losses, optimizer_state, rows, sharding
 from srigl_jax.extreme.classifier import Block, Classifier
+from srigl_jax.extreme.labels import check_positives
 
 State = tuple[Any, ...]
 """An optimizer's state for each block."""
@@ -116,10 +117,13 @@ def train_step(
       the updated classifier and state.
 
     Raises:
-      ValueError: features of the wrong width, an unknown loss or implementation, or
-        some features for a dense block, which reads all.
+      ValueError: features of the wrong width, an unknown loss or implementation, some
+        features for a dense block, which reads all; outside of a jit, positives that
+        do not exist, or an example without any.
     """
     check_features(classifier, x, features)
+    if not isinstance(positives, jax.core.Tracer):
+        check_positives(positives, classifier.labels)
     how = Step(optimizer, losses.find(loss), implementation)
     chosen = None
     if negatives is not None:

@@ -126,12 +126,34 @@ def test_sets_of_the_repository_are_read(tmp_path):
     (tmp_path / "test.txt").write_text("1 4 3\n1 0:0.5 2:1\n")
     made = corpus.load("xmc", tmp_path)
     assert (made.features, made.label_names) == (4, ("0", "1", "2"))
+    assert made.frequencies.tolist() == [1, 1, 1]
     assert made.train_positives.tolist() == [[0, 1], [2, -1]]
     assert made.held_out.toarray().tolist() == [[0.5, 0, 1, 0]]
     assert corpus.load("xmc", tmp_path, validation=1).split == "validation"
     (tmp_path / "test.txt").write_text("1 4 2\n1 0:0.5 2:1\n")
     with pytest.raises(ValueError, match="3 labels, test.txt 4 and 2: they are of"):
         corpus.load("xmc", tmp_path)
+
+
+def test_numbered_labels_are_renumbered_by_falling_frequency(tmp_path):
+    (tmp_path / "train.txt").write_text("3 2 4\n3,1 0:1\n3 1:1\n3,2,1 1:2\n")
+    (tmp_path / "test.txt").write_text("1 2 4\n0,2 0:1\n")
+    made = corpus.load("xmc", tmp_path)
+    assert made.label_names == ("3", "1", "2", "0")
+    assert made.frequencies.tolist() == [3, 2, 1, 0]
+    assert made.train_positives.tolist() == [[0, 1, -1], [0, -1, -1], [0, 2, 1]]
+    assert made.held_out_positives.tolist() == [[3, 2]]
+
+
+@pytest.mark.parametrize("change", [("1 0:0.5", "2 0:0.5"), ("0:0.5", "0:0.6")])
+def test_other_data_have_another_digest(tmp_path, change):
+    (tmp_path / "train.txt").write_text("2 4 3\n0,1 0:1\n2 3:2\n")
+    path = tmp_path / "test.txt"
+    path.write_text("1 4 3\n1 0:0.5 2:1\n")
+    made = corpus.load("xmc", tmp_path)
+    assert corpus.load("xmc", tmp_path).digest == made.digest
+    path.write_text(path.read_text().replace(*change))
+    assert corpus.load("xmc", tmp_path).digest != made.digest
 
 
 def test_unknown_sets_are_refused():

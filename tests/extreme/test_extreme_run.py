@@ -229,6 +229,15 @@ def test_a_workdir_of_other_settings_is_refused(source, finished):
         train(config, finished)
 
 
+def test_other_data_in_the_same_place_are_refused(source, tmp_path, finished):
+    moved = tiny_wordnet.write(tmp_path)
+    train(tiny_wordnet.config(moved), finished)  # The same elsewhere are welcome.
+    path = moved / "data.noun"
+    path.write_text(path.read_text().replace("tiny bird of", "tiny grey of"))
+    with pytest.raises(ValueError, match="data_sha256: workdir has .*, this run asks"):
+        train(tiny_wordnet.config(moved), finished)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -267,6 +267,13 @@ def test_flat_batches_are_refused():
         )
 
 
+def test_labels_that_do_not_exist_are_refused():
+    x, positives = batches()
+    positives = positives.at[1, 2, 0].set(37)
+    with pytest.raises(ValueError, match="example 6 has label 37: labels are numbered"):
+        grow_by_gradient(*trained(), x, positives, 0.3, optimizer=OPTIMIZER)
+
+
 def test_positions_of_the_widest_short_indices_are_kept():
     # The width itself, which marks no position, does not fit 16 bits.
     made = init(jax.random.key(0), 4, 2**16, 3, chunk=4)

@@ -12,6 +12,10 @@ def test_lists_are_padded():
     assert padded.dtype == np.int32
 
 
+def test_a_label_named_twice_counts_once():
+    assert labels.pad([[3, 3], [2, 1, 2]], 4).tolist() == [[3, -1], [2, 1]]
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
@@ -28,11 +32,11 @@ def test_bad_lists_are_refused(lists, message):
 
 def test_bad_arrays_are_refused():
     with pytest.raises(ValueError, match="example 1 has no label"):
-        labels.check(np.array([[0, 1], [-1, -1]]), 4)
+        labels.check_positives(np.array([[0, 1], [-1, -1]]), 4)
     with pytest.raises(ValueError, match="example 0 has label 4"):
-        labels.check(np.array([[0, 4]]), 4)
+        labels.check_positives(np.array([[0, 4]]), 4)
     with pytest.raises(ValueError, match=r"padded with -1: they have shape \(2,\)"):
-        labels.check(np.array([0, 1]), 4)
+        labels.check_positives(np.array([0, 1]), 4)
 
 
 def test_negatives_are_distinct_and_every_label_is_as_likely_as_its_weight_says():

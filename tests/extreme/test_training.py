@@ -265,3 +265,18 @@ def test_names_that_do_not_exist_are_refused(options, message):
     x, positives = problems.batch()
     with pytest.raises(ValueError, match=message):
         loss_and_gradients(problems.classifier(37), x, positives, **options)
+
+
+def test_labels_that_do_not_exist_are_refused_where_their_values_are_known():
+    made = problems.classifier(37)
+    x, positives = problems.batch()
+    with pytest.raises(ValueError, match="example 2 has label 37: labels are numbered"):
+        loss_and_gradients(made, x, positives.at[2, 0].set(37))
+    with pytest.raises(ValueError, match="example 0 has no label"):
+        train_step(
+            made,
+            init_state(optax.sgd(0.1), made),
+            x,
+            jnp.full_like(positives, -1),
+            optimizer=optax.sgd(0.1),
+        )

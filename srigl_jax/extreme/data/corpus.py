@@ -1,6 +1,8 @@
 """What a run with many labels trains on: bags of features, labels, and their names."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -109,6 +111,24 @@ class Corpus:
         """How many labels there are."""
         return len(self.label_names)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of examples and labels: another one, other data.
+
+        TF-IDF follows from its words; its last bit is the processor's.
+        """
+        found = hashlib.sha256()
+        for matrix in (self.train, self.held_out):
+            arrays = [matrix.indptr, matrix.indices]
+            arrays += [matrix.data] if self.vocabulary is None else []
+            for array in arrays:
+                found.update(np.ascontiguousarray(array))
+        for array in (self.train_positives, self.held_out_positives):
+            found.update(np.ascontiguousarray(array, np.int32))
+        words = self.vocabulary.words if self.vocabulary else ()
+        found.update(json.dumps([self.split, self.label_names, words]).encode())
+        return found.hexdigest()
+
     def bags(self, most: int) -> tuple[Bags, Bags]:
         """The `most` largest features of training and of held-out examples."""
         return bags(self.train, most), bags(self.held_out, most)
@@ -185,20 +205,34 @@ def _of_points(source_dir, validation, examples) -> Corpus:
             f"{points.labels} labels, test.txt {test.features.shape[1]} and "
             f"{test.labels}: they are of different sets"
         )
-    train, held_out, split = _rows(len(points.positives), validation)
+    return _of_features(
+        (points.features, points.positives),
+        (test.features, test.positives),
+        points.labels,
+        validation,
+        examples,
+    )
+
+
+def _of_features(train, test, labels, validation, examples) -> Corpus:
+    """Renumbers labels by falling frequency; their names are their old numbers."""
+    features, positives = train
+    counts = np.bincount(positives[positives >= 0], minlength=labels)
+    order = np.argsort(-counts, kind="stable")
+    numbers = np.full(labels + 1, -1, np.int32)  # The last one is that of padding.
+    numbers[order] = np.arange(labels)
+    rows, held_out, split = _rows(len(positives), validation)
     other = test
     if split == "validation":
-        other = xmc.Points(
-            points.features[held_out], points.positives[held_out], points.labels
-        )
+        other = features[held_out], positives[held_out]
     some = slice(examples or None)
     return _corpus(
-        points.features[train][some],
-        points.positives[train][some],
-        other.features[some],
-        other.positives[some],
+        features[rows][some],
+        numbers[positives[rows][some]],
+        other[0][some],
+        numbers[other[1][some]],
         split,
-        tuple(map(str, range(points.labels))),
+        tuple(map(str, order.tolist())),
         None,
     )
 
