@@ -140,10 +140,15 @@ def init_state(
 
 
 def _spread(encoder, batch, width):
-    rows = jnp.arange(batch.columns.shape[0])[:, None, None]
-    places, values = batch.columns[..., None], batch.weights[..., None]
+    columns = batch.columns
+    if columns is None and "positions" not in encoder:
+        return batch.weights
+    if columns is None:
+        columns = jnp.arange(batch.weights.shape[1])[None]
+    rows = jnp.arange(batch.weights.shape[0])[:, None, None]
+    places, values = columns[..., None], batch.weights[..., None]
     if "positions" in encoder:
-        places = encoder["positions"][batch.columns]
-        values = encoder["signs"][batch.columns] * values
-    x = jnp.zeros((batch.columns.shape[0], width))
+        places = encoder["positions"][columns]
+        values = encoder["signs"][columns] * values
+    x = jnp.zeros((batch.weights.shape[0], width))
     return x.at[rows, places].add(values, mode="promise_in_bounds")

@@ -38,7 +38,7 @@ class Settings:
       group: consecutive labels that share positions.
       dense_labels: so many of the most frequent ones have all weights.
       hashes: positions that each feature is hashed to.
-      most_features: of an example, the largest.
+      most_features: of an example, the largest; all of dense ones, whatever it says.
       most_labels: of a training example; those beyond count as negative.
       batch_size: examples of a step.
       negatives: labels sampled for each step; 0 for all.
@@ -153,7 +153,7 @@ class Network:
             state = self._grow(state, examples, owned, jnp.float32(1))
         if self.settings.start_scale:
             # An example of hundreds of labels says little of each.
-            counts = np.bincount(owned.examples, minlength=len(examples.columns))
+            counts = np.bincount(owned.examples, minlength=len(examples.weights))
             shares = np.maximum(counts, 1) ** -self.settings.start_share
             weights = examples.weights * shares[:, None].astype(np.float32)
             state["classifier"] = extreme.start_from_examples(
@@ -223,7 +223,7 @@ class Network:
           The next state and the loss, f32[].
         """
         batch = examples
-        if self.settings.encoder_rate or self._packs:
+        if self.settings.encoder_rate or self._packs_well(examples):
             batch = pack(examples, self.features)
         positives = positives[:, : self.settings.most_labels]
         # Rounded up, so that few programs are compiled.
@@ -253,7 +253,7 @@ class Network:
         fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
         if settings.method == "gradient":
             labels = labels[:, : settings.most_labels]
-            if self._packs:
+            if self._packs_well(examples):
                 examples = self._packed_batches(examples)
         return self._grow(state, examples, labels, jnp.float32(fraction))
 
@@ -270,11 +270,15 @@ class Network:
         logits, labels = (
             np.concatenate(arrays) for arrays in zip(*pieces, strict=True)
         )
-        return logits[: len(examples.columns)], labels[: len(examples.columns)]
+        return logits[: len(examples.weights)], labels[: len(examples.weights)]
+
+    def _packs_well(self, examples):
+        return self._packs and examples.columns is not None
 
     def _packed_pieces(self, examples, rows):
+        packs = self._packs_well(examples)
         for piece in _pieces(examples, rows):
-            yield pack(piece, self.features) if self._packs else piece
+            yield pack(piece, self.features) if packs else piece
 
     def _packed_batches(self, examples):
         """Of one size, stacked: `Packed` of arrays [batches, ...]."""
@@ -293,7 +297,8 @@ class Network:
             extreme.train_step, optimizer=self._optimizer, loss=settings.loss
         )
 
-        features = batch.features if self._packs else None
+        packs = self._packs and isinstance(batch, Packed)
+        features = batch.features if packs else None
 
         def learn(x):
             loss, dx, state["classifier"], state["classifier_state"] = train(
@@ -339,7 +344,7 @@ class Network:
         elif self.settings.method == "gradient":
             size, features = self.settings.batch_size, None
             labels = labels.reshape(-1, size, labels.shape[1])
-            if self._packs:
+            if isinstance(examples, Packed):
                 features, x = examples
             else:
                 x = self._encode(state["encoder"], examples)
@@ -359,10 +364,10 @@ class Network:
 
     def _encode_rows(self, inputs, numbers):
         encoder, examples = inputs
-        return self._encode(encoder, Bags(*(a[numbers] for a in examples)))
+        return self._encode(encoder, examples.take(numbers))
 
     def _likeliest(self, encoder, classifier, count, examples):
-        if self._packs:
+        if isinstance(examples, Packed):
             x, features = examples.weights, examples.features
             return extreme.top_labels(classifier, x, count, features)
         return extreme.top_labels(classifier, self._encode(encoder, examples), count)
@@ -403,7 +408,7 @@ def equal_bottleneck(settings: Settings) -> int:
 
 def _pieces(examples: Bags, rows: int):
     """Bags of `rows` examples each, the last one filled up with empty ones."""
-    for start in range(0, len(examples.columns), rows):
-        piece = [array[start : start + rows] for array in examples]
-        missing = rows - len(piece[0])
-        yield Bags(*(np.pad(array, ((0, missing), (0, 0))) for array in piece))
+    for start in range(0, len(examples.weights), rows):
+        piece = examples.take(slice(start, start + rows))
+        missing = rows - len(piece.weights)
+        yield jax.tree.map(lambda a, n=missing: np.pad(a, ((0, n), (0, 0))), piece)

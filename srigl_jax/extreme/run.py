@@ -20,7 +20,7 @@ from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.data import batch_indices, steps_per_epoch
 from srigl_jax.extreme import config as config_lib
 from srigl_jax.extreme import tagger
-from srigl_jax.extreme.data import Bags, corpus
+from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.data.corpus import Corpus
 from srigl_jax.extreme.network import Network, Settings, State
 from srigl_jax.extreme.owners import by_label
@@ -63,7 +63,7 @@ class Task:
     def step(self, state: State, step: int) -> tuple[State, Any]:
         """Trains on the batch of a step, counted from 0; gives state and loss."""
         rows = self._rows(step)
-        batch = Bags(*(array[rows] for array in self.examples))
+        batch = self.examples.take(rows)
         return self.network.step(state, batch, self.data.train_positives[rows])
 
     def grow(self, state: State, step: int) -> State:
@@ -73,7 +73,7 @@ class Task:
         count = min(step, self.settings.growth_batches)
         steps = range(step - count, step)
         rows = np.concatenate([self._rows(i) for i in steps])
-        batches = Bags(*(array[rows] for array in self.examples))
+        batches = self.examples.take(rows)
         return self.network.grow(state, batches, self.data.train_positives[rows])
 
     def scores(self, state: State, examples: int = 0) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Task:
           examples: take so many, of a fixed random choice; 0 for all.
         """
         rows = held_out_rows(self.data, examples)
-        held_out = Bags(*(array[rows] for array in self.held_out))
+        held_out = self.held_out.take(rows)
         _, labels = self.network.top(state, held_out, min(5, self.data.labels))
         return scores(self.data, labels, rows)
 
@@ -205,10 +205,16 @@ def _greeting(config, task, step, workdir) -> str:
     how = f"{settings.method}, {settings.k} weights a label"
     if settings.method in ("dense", "bottleneck"):
         how = settings.method
-    return (
+    lines = [
         f"{data.labels:,} labels of {config.dataset.name}, "
-        f"{len(data.train_positives):,} examples: {how}\n{start}"
-    )
+        f"{len(data.train_positives):,} examples: {how}"
+    ]
+    if left_out := data.left_out(settings.most_features):
+        lines.append(
+            f"settings.most_features={settings.most_features} leaves out {left_out:,} "
+            f"of {data.train.nnz:,} features of training examples"
+        )
+    return "\n".join([*lines, start])
 
 
 def _finish(config, task, workdir, state, evaluated, history, environment):

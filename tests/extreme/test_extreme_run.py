@@ -91,6 +91,18 @@ def test_a_stopped_run_resumes_bit_for_bit(
         assert runs.records(workdir, kind) == runs.records(whole, kind)
 
 
+def test_features_that_are_left_out_are_counted(source, tmp_path, capsys):
+    config = tiny_wordnet.config(source, epochs=1, settings__most_features=3)
+    train(config, tmp_path)
+    data = corpus.load(**config.dataset)
+    beyond = sum(max(0, row.nnz - 3) for row in data.train)
+    assert beyond > 10
+    assert (
+        f"settings.most_features=3 leaves out {beyond} of {data.train.nnz} features"
+        in capsys.readouterr().out
+    )
+
+
 def test_a_finished_run_changes_nothing(source, finished):
     before = (finished / "metrics.jsonl").read_bytes(), runs.result(finished)
     train(tiny_wordnet.config(source), finished)

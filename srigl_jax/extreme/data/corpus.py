@@ -11,8 +11,9 @@ import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from srigl_jax.extreme.data import bioc, wordnet, xmc
+from srigl_jax.extreme.data import bioc, matrix, wordnet, xmc
 from srigl_jax.extreme.data.features import Bags, bags
+from srigl_jax.extreme.data.points import Points
 from srigl_jax.extreme.data.texts import Texts
 
 
@@ -31,11 +32,37 @@ TEXTS = {
 }
 """Sets of texts: functions from a source directory, or None, to `Texts`."""
 
-NAMES = (*TEXTS, "xmc")
-"""What `load` can read: `xmc` is train.txt and test.txt of the repository's format,
-`prepared` any set of texts that tensorflow-datasets has prepared."""
+
+def _load_xmc(directory: pathlib.Path) -> tuple[Points, Points]:
+    train, test = (
+        xmc.load(directory / name, skip_unlabelled=True) for name in XMC_FILES
+    )
+    sizes = [(p.features.shape[1], p.labels) for p in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"xmc: train.txt has {sizes[0][0]} features and {sizes[0][1]} labels, "
+            f"test.txt {sizes[1][0]} and {sizes[1][1]}: they are of different sets"
+        )
+    return train, test
+
 
 XMC_FILES = ("train.txt", "test.txt")
+
+POINTS = {
+    "xmc": (XMC_FILES, "a set of the Extreme Classification Repository", _load_xmc),
+    "matrix": (
+        tuple(f"{name}.npy" for name in matrix.FILES),
+        "features and labels as arrays of numpy.save",
+        matrix.load,
+    ),
+}
+"""Sets of numbers: their files, what these are, and a function from their directory to
+training and test `Points`."""
+
+NAMES = (*TEXTS, *POINTS)
+"""What `load` can read: `xmc` is train.txt and test.txt of the repository's format,
+`matrix` the arrays that `srigl_jax.extreme.data.matrix` describes, `prepared` any set
+of texts that tensorflow-datasets has prepared."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +109,7 @@ class Corpus:
     """A set of examples with labels, ready for training.
 
     Attributes:
-      train: features of the training examples, rows of length 1.
+      train: features of the training examples, sparse or dense.
       train_positives: i32[examples, most], their labels, padded with -1.
       held_out: features of the examples to evaluate on.
       held_out_positives: i32[examples, most].
@@ -92,9 +119,9 @@ class Corpus:
       vocabulary: of texts; None where features are given.
     """
 
-    train: scipy.sparse.csr_matrix
+    train: scipy.sparse.csr_matrix | np.ndarray
     train_positives: np.ndarray
-    held_out: scipy.sparse.csr_matrix
+    held_out: scipy.sparse.csr_matrix | np.ndarray
     held_out_positives: np.ndarray
     split: str
     frequencies: np.ndarray
@@ -118,9 +145,11 @@ class Corpus:
         TF-IDF follows from its words; its last bit is the processor's.
         """
         found = hashlib.sha256()
-        for matrix in (self.train, self.held_out):
-            arrays = [matrix.indptr, matrix.indices]
-            arrays += [matrix.data] if self.vocabulary is None else []
+        for features in (self.train, self.held_out):
+            arrays = [features]
+            if scipy.sparse.issparse(features):
+                arrays = [features.indptr, features.indices]
+                arrays += [features.data] if self.vocabulary is None else []
             for array in arrays:
                 found.update(np.ascontiguousarray(array))
         for array in (self.train_positives, self.held_out_positives):
@@ -130,8 +159,14 @@ class Corpus:
         return found.hexdigest()
 
     def bags(self, most: int) -> tuple[Bags, Bags]:
-        """The `most` largest features of training and of held-out examples."""
+        """Training and held-out examples, of sparse features the `most` largest."""
         return bags(self.train, most), bags(self.held_out, most)
+
+    def left_out(self, most: int) -> int:
+        """How many features of the training examples are beyond the `most` largest."""
+        if not scipy.sparse.issparse(self.train):
+            return 0
+        return int(np.maximum(np.diff(self.train.indptr) - most, 0).sum())
 
 
 def load(
@@ -156,8 +191,8 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"dataset.name is {name!r}: choose {' or '.join(NAMES)}")
-    if name == "xmc":
-        return _of_points(source_dir, validation, examples)
+    if name in POINTS:
+        return _of_points(name, source_dir, validation, examples)
     return of_texts(TEXTS[name](source_dir), validation=validation, examples=examples)
 
 
@@ -184,57 +219,40 @@ def of_texts(texts: Texts, *, validation: int = 0, examples: int = 0) -> Corpus:
     )
 
 
-def _of_points(source_dir, validation, examples) -> Corpus:
+def _of_points(name, source_dir, validation, examples) -> Corpus:
+    files, what, read = POINTS[name]
     directory = pathlib.Path(source_dir or ".").expanduser()
-    missing = [name for name in XMC_FILES if not (directory / name).is_file()]
+    missing = [file for file in files if not (directory / file).is_file()]
     if missing or source_dir is None:
         raise ValueError(
-            f"xmc: {directory} lacks {', '.join(missing or XMC_FILES)}: name the "
-            "directory that holds a set of the Extreme Classification Repository, "
-            "--config.dataset.source_dir=DIR"
+            f"{name}: {directory} lacks {', '.join(missing or files)}: name the "
+            f"directory that holds {what}, --config.dataset.source_dir=DIR"
         )
-    points, test = (
-        xmc.load(directory / name, skip_unlabelled=True) for name in XMC_FILES
-    )
-    if (points.labels, points.features.shape[1]) != (
-        test.labels,
-        test.features.shape[1],
-    ):
-        raise ValueError(
-            f"xmc: train.txt has {points.features.shape[1]} features and "
-            f"{points.labels} labels, test.txt {test.features.shape[1]} and "
-            f"{test.labels}: they are of different sets"
-        )
-    return _of_features(
-        (points.features, points.positives),
-        (test.features, test.positives),
-        points.labels,
-        validation,
-        examples,
-    )
-
-
-def _of_features(train, test, labels, validation, examples) -> Corpus:
-    """Renumbers labels by falling frequency; their names are their old numbers."""
-    features, positives = train
-    counts = np.bincount(positives[positives >= 0], minlength=labels)
-    order = np.argsort(-counts, kind="stable")
-    numbers = np.full(labels + 1, -1, np.int32)  # The last one is that of padding.
-    numbers[order] = np.arange(labels)
-    rows, held_out, split = _rows(len(positives), validation)
-    other = test
+    points, test = read(directory)
+    order, numbers = _by_frequency(points)
+    rows, held_out, split = _rows(len(points.positives), validation)
+    others = np.arange(len(test.positives))
     if split == "validation":
-        other = features[held_out], positives[held_out]
-    some = slice(examples or None)
+        test, others = points, held_out
+    rows, others = rows[: examples or None], others[: examples or None]
     return _corpus(
-        features[rows][some],
-        numbers[positives[rows][some]],
-        other[0][some],
-        numbers[other[1][some]],
+        points.features[rows],
+        numbers[points.positives[rows]],
+        test.features[others],
+        numbers[test.positives[others]],
         split,
         tuple(map(str, order.tolist())),
         None,
     )
+
+
+def _by_frequency(points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """Labels by falling frequency, and the place of each in that; -1 stays -1."""
+    known = points.positives[points.positives >= 0]
+    order = np.argsort(-np.bincount(known, minlength=points.labels), kind="stable")
+    numbers = np.full(points.labels + 1, -1, np.int32)  # The last one is that of -1.
+    numbers[order] = np.arange(points.labels)
+    return order, numbers
 
 
 def _rows(examples: int, validation: int) -> tuple[np.ndarray, np.ndarray, str]:

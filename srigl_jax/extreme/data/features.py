@@ -9,24 +9,31 @@ import scipy.sparse
 
 
 class Bags(NamedTuple):
-    """Rows of a sparse matrix as arrays of one width; a pytree.
+    """Rows of a matrix as arrays of one width; a pytree.
 
     Attributes:
-      columns: i32[rows, most], padded with 0.
+      columns: i32[rows, most], padded with 0; None for all, one after another.
       weights: f32[rows, most], 0 where padded.
     """
 
-    columns: np.ndarray
+    columns: np.ndarray | None
     weights: np.ndarray
 
+    def take(self, rows: jax.typing.ArrayLike) -> "Bags":
+        """Some of the rows."""
+        return jax.tree.map(lambda array: array[rows], self)
 
-def bags(matrix: scipy.sparse.csr_matrix, most: int) -> Bags:
-    """The `most` largest features of each row, scaled to the length 1.
+
+def bags(matrix: scipy.sparse.csr_matrix | np.ndarray, most: int) -> Bags:
+    """The features of each row, scaled to the length 1.
 
     Args:
-      matrix: f[rows, features], TF-IDF say.
-      most: width of the arrays.
+      matrix: f[rows, features]; of a sparse one, TF-IDF say, the `most` largest of each
+        row are taken, of a dense one all.
+      most: width of the arrays for a sparse one.
     """
+    if not scipy.sparse.issparse(matrix):
+        return Bags(None, _of_length_1(np.asarray(matrix, np.float32)))
     matrix = scipy.sparse.csr_matrix(matrix)
     columns = np.zeros((matrix.shape[0], most), np.int32)
     weights = np.zeros((matrix.shape[0], most), np.float32)
@@ -37,12 +44,18 @@ def bags(matrix: scipy.sparse.csr_matrix, most: int) -> Bags:
         largest = np.argsort(-np.abs(own), kind="stable")[:most]
         columns[row, : len(largest)] = matrix.indices[start:end][largest]
         weights[row, : len(largest)] = own[largest]
+    return Bags(columns, _of_length_1(weights))
+
+
+def _of_length_1(weights):
     length = np.linalg.norm(weights, axis=1, keepdims=True)
-    return Bags(columns, weights / np.maximum(length, 1e-12))
+    return weights / np.maximum(length, 1e-12)
 
 
 def embed(table: jax.Array, bags: Bags) -> jax.Array:
     """The weighted sums of rows of a table f[features, width]: f[rows, width]."""
+    if bags.columns is None:
+        return bags.weights @ table
     return jnp.einsum("bm,bmd->bd", bags.weights, table[bags.columns])
 
 
@@ -69,6 +82,13 @@ def pack(batch: Bags, features: int, multiple: int = 512) -> Packed:
       features: how many there are.
       multiple: of the size.
     """
+    if batch.columns is None:
+        size = (features // multiple + 1) * multiple
+        missing = size - features
+        return Packed(
+            np.minimum(np.arange(size, dtype=np.int32), features),
+            np.pad(batch.weights, ((0, 0), (0, missing))),
+        )
     occurring, places = np.unique(batch.columns, return_inverse=True)
     size = (len(occurring) // multiple + 1) * multiple
     weights = np.zeros((len(batch.columns), size), np.float32)

@@ -7,29 +7,15 @@ point: its labels by commas, then its features that are not 0 as `number:value`.
 import math
 import os
 import re
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from srigl_jax.extreme import labels as label_arrays
+from srigl_jax.extreme.data.points import Points
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 """Of a value: `float` accepts more, 1_0 and nan among it."""
-
-
-class Points(NamedTuple):
-    """Examples of a file.
-
-    Attributes:
-      features: f32[points, features], sparse rows.
-      positives: i32[points, most], the labels of each, padded with -1.
-      labels: how many there are.
-    """
-
-    features: scipy.sparse.csr_matrix
-    positives: np.ndarray
-    labels: int
 
 
 def load(path: str | os.PathLike[str], *, skip_unlabelled: bool = False) -> Points:
