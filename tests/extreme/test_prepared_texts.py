@@ -61,27 +61,86 @@ def test_what_is_no_prepared_set_is_named(tmp_path):
         corpus.load("prepared")
 
 
-class Others(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Of texts that have one label and no test split."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        text = tfds.features.Text()
-        features = tfds.features.FeaturesDict({"text": text, "label": text})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-        return {"train": iter([(0, {"text": "a", "label": "b"})])}
-
-    def _generate_examples(self):
-        raise NotImplementedError
+TEXT = tfds.features.Text()
+NUMBERED = tfds.features.ClassLabel(names=["bird", "dog"])
+A, B = {"text": "a", "labels": ["dog"]}, {"text": "b", "labels": ["bird", "dog"]}
+UNLABELLED = {"text": "c", "labels": []}
 
 
-def test_sets_of_other_features_are_refused(tmp_path):
-    directory = prepare(Others(data_dir=tmp_path))
-    with pytest.raises(ValueError, match="has label, text, train, but no labels, test"):
+def others(data_dir, features, **splits):
+    """A set of someone else, prepared."""
+
+    class Others(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            own = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(
+                builder=self, features=own, disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: enumerate(examples) for name, examples in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    return prepare(Others(data_dir=data_dir))
+
+
+@pytest.mark.parametrize("label", [TEXT, NUMBERED], ids=["Text", "ClassLabel"])
+def test_labels_are_texts_or_numbers_with_names(tmp_path, label):
+    features = {"text": TEXT, "labels": tfds.features.Sequence(label)}
+    made = prepared.load(
+        others(tmp_path, features, train=[A, UNLABELLED, B], test=[UNLABELLED, A])
+    )
+    assert made.label_names == ("dog", "bird")
+    assert made.train.texts == ("a", "b")
+    assert made.train.positives.tolist() == [[0, -1], [1, 0]]
+    assert made.test.texts == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("features", "example"),
+    [
+        ({"text": TEXT, "label": TEXT}, {"text": "a", "label": "b"}),
+        ({"text": TEXT, "labels": TEXT}, {"text": "a", "labels": "b"}),
+        (
+            {"text": TEXT, "labels": tfds.features.Sequence(np.int64)},
+            {"text": "a", "labels": [3]},
+        ),
+        (
+            {"text": NUMBERED, "labels": tfds.features.Sequence(TEXT)},
+            {"text": "dog", "labels": ["b"]},
+        ),
+    ],
+    ids=["label", "one", "numbers", "no text"],
+)
+def test_sets_of_other_features_are_refused(tmp_path, features, example):
+    directory = others(tmp_path, features, train=[example], test=[example])
+    with pytest.raises(ValueError, match="labels, a Sequence of Text or of ClassLabel"):
         prepared.load(directory)
+
+
+def test_sets_without_a_split_or_with_an_empty_one_are_refused(tmp_path):
+    features = {"text": TEXT, "labels": tfds.features.Sequence(TEXT)}
+    directory = others(tmp_path / "one", features, train=[A])
+    with pytest.raises(ValueError, match="has the splits train, but no test"):
+        prepared.load(directory)
+    directory = others(tmp_path / "two", features, train=[A], test=[UNLABELLED])
+    with pytest.raises(ValueError, match="no text of split test has a label"):
+        prepared.load(directory)
+
+
+def test_a_command_line_prepares_a_set(tmp_path, capsys):
+    source = tiny_wordnet.write(tmp_path / "source")
+    flags = ["--data_dir", str(tmp_path), "--source_dir", str(source)]
+    prepared.main(["wordnet", *flags])
+    directory = tmp_path / "wordnet" / "1.0.0"
+    assert f"--config.dataset.source_dir={directory}" in capsys.readouterr().out
+    assert_same(prepared.load(directory), wordnet.load(source))
+    with pytest.raises(SystemExit, match="error: .*r-bioc-go.db"):
+        prepared.main(["go", *flags])
 
 
 def test_a_damaged_set_is_named(directory, tmp_path):
