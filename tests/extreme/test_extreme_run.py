@@ -56,6 +56,12 @@ def test_metrics_and_report_tell_what_was_learned(finished):
     [
         {},
         {"settings__method": "set"},
+        {"settings__width": 0, "settings__negatives": 5},
+        {
+            "settings__width": 0,
+            "settings__negatives": 5,
+            "settings__method": "gradient",
+        },
         {
             "settings__method": "gradient",
             "settings__encoder_rate": 0.01,

@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 from test_extreme_topology import batches
 
 from srigl_jax.extreme import (
+    by_label,
     grow_by_gradient,
+    grow_by_positives,
     grow_randomly,
     init_state,
     place,
@@ -58,11 +60,20 @@ def test_training(mesh, made, count):
     assert values.addressable_shards[0].data.shape[0] == values.shape[0] // 8
 
 
-def test_training_on_some_features(mesh):
-    made = problems.classifier(105, chunk=4, shards=8)
+@pytest.fixture
+def sparse():
+    """Without a dense block, which would read all features."""
+    return problems.classifier(105, chunk=4, shards=8)
+
+
+@pytest.mark.parametrize("count", [None, 20], ids=["all labels", "sampled"])
+def test_training_on_some_features(mesh, sparse, count):
     x, positives, features, _ = problems.some_features()
+    negatives = None
+    if count is not None:
+        negatives = sample_negatives(jax.random.key(0), 105, count)
     step = partial(train_step, optimizer=OPTIMIZER, features=features)
-    one, many = both(step, mesh, made, x, positives)
+    one, many = both(step, mesh, sparse, x, positives, negatives)
     problems.assert_close(many, one)
 
 
@@ -76,6 +87,37 @@ def test_growth_by_gradient(mesh, made):
     grow = partial(grow_by_gradient, optimizer=OPTIMIZER)
     one, many = both(grow, mesh, made, *batches(), 0.4)
     jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
+def test_growth_by_gradient_of_some_features(mesh, sparse):
+    x, positives, features, _ = problems.some_features()
+    grow = partial(grow_by_gradient, features=features[None], optimizer=OPTIMIZER)
+    one, many = both(grow, mesh, sparse, x[None], positives[None], 0.4)
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
+def test_growth_by_positives(mesh, made):
+    x, positives = problems.batch(105)
+    owned = by_label(np.asarray(positives))
+
+    def grow(made, state, x, mesh=None):
+        encode = lambda x, examples: x[examples]  # noqa: E731
+        return grow_by_positives(
+            made, state, encode, x, owned, 0.4, optimizer=OPTIMIZER, mesh=mesh
+        )
+
+    one, many = both(grow, mesh, made, x)
+    changed = one[0].blocks[1].indices != made.blocks[1].indices
+    assert np.any(changed)
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
+def test_prediction_from_some_features(mesh, sparse):
+    x, _, features, _ = problems.some_features()
+    one = top_labels(sparse, x, 105, features)
+    many = top_labels(place(sparse, mesh), x, 105, features, mesh=mesh)
+    np.testing.assert_array_equal(many[1], one[1])
+    problems.assert_close(many[0], one[0])
 
 
 def test_prediction(mesh, made):
