@@ -8,6 +8,7 @@ label's weights can be chosen: it needs the positions that its examples have.
 Linear, because positive features would move the logits of all examples alike.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ Encoder = dict[str, jax.Array]
 """`positions` i32[features, hashes] and `signs` f32[features, hashes], or `table`
 f32[features, width], or neither; behind that, if it is there, `projection` f32[width,
 narrow]."""
+
+Optimizers = Mapping[str, optax.GradientTransformation]
+"""Of the table and of the projection."""
 
 
 def init(
@@ -82,7 +86,7 @@ def train(
     batch: Bags | Packed,
     width: int,
     learn: Any,
-    optimizer: optax.GradientTransformation,
+    optimizers: Optimizers,
 ) -> tuple[Encoder, dict[str, Any], Any]:
     """Encodes a batch, lets the classifier learn from it, and learns what it returns.
 
@@ -93,7 +97,7 @@ def train(
         classifier learns from its columns alone.
       width: as for `encode`.
       learn: from features f32[rows, width] to their gradient and anything.
-      optimizer: that of the state.
+      optimizers: those of the state.
 
     Returns:
       The encoder, its state, and that anything.
@@ -112,7 +116,7 @@ def train(
     dx, result = learn(x)
     dhidden = dx @ encoder["projection"].T if "projection" in encoder else dx
     if "projection" in encoder:
-        updates, state["projection"] = optimizer.update(
+        updates, state["projection"] = optimizers["projection"].update(
             hidden.T @ dx, state["projection"]
         )
         encoder["projection"] = encoder["projection"] + updates
@@ -124,6 +128,7 @@ def train(
         def put(whole, rows):
             return whole.at[batch.features].set(rows, mode="drop")
 
+        optimizer = optimizers["table"]
         now = optimizer_state.read(optimizer, state["table"], state["table"], take)
         updates, now = optimizer.update(batch.weights.T @ dhidden, now)
         encoder["table"] = put(encoder["table"], own + updates)
@@ -131,12 +136,13 @@ def train(
     return encoder, state, result
 
 
-def init_state(
-    encoder: Encoder, optimizer: optax.GradientTransformation
-) -> dict[str, Any]:
-    """The optimizer's state for what is trained of an encoder."""
-    names = ("table", "projection")
-    return {name: optimizer.init(encoder[name]) for name in names if name in encoder}
+def init_state(encoder: Encoder, optimizers: Optimizers) -> dict[str, Any]:
+    """The optimizers' state for what is trained of an encoder."""
+    return {
+        name: optimizer.init(encoder[name])
+        for name, optimizer in optimizers.items()
+        if name in encoder
+    }
 
 
 def _spread(encoder, batch, width):

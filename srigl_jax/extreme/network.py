@@ -128,10 +128,11 @@ class Network:
         self._optimizer = optax.chain(
             OPTIMIZERS[settings.optimizer](rate), _scale_bias(settings.bias_rate)
         )
-        rate = settings.encoder_rate or settings.projection_rate
-        self._encoder_optimizer = optax.adam(
-            optax.linear_schedule(rate, 0, total_steps)
-        )
+        rates = {"table": settings.encoder_rate, "projection": settings.projection_rate}
+        self._encoder_optimizers = {
+            name: optax.adam(optax.linear_schedule(rate, 0, total_steps))
+            for name, rate in rates.items()
+        }
         self._auxiliary_weight = optax.cosine_decay_schedule(
             settings.auxiliary_weight, max(1, total_steps // 2)
         )
@@ -195,7 +196,7 @@ class Network:
             "step": jnp.int32(0),
             "seed": jnp.int32(seed),
             "encoder": encoder,
-            "encoder_state": encoders.init_state(encoder, self._encoder_optimizer),
+            "encoder_state": encoders.init_state(encoder, self._encoder_optimizers),
             "classifier": classifier,
             "classifier_state": extreme.init_state(self._optimizer, classifier),
         }
@@ -226,9 +227,12 @@ class Network:
         if self.settings.encoder_rate or self._packs_well(examples):
             batch = pack(examples, self.features)
         positives = positives[:, : self.settings.most_labels]
-        # Rounded up, so that few programs are compiled.
-        visited = len(np.unique(positives)) + self.settings.negatives
-        return self._step(state, batch, positives, -(-visited // 256) * 256)
+        most_visited = None
+        if self.settings.negatives:
+            visited = len(np.unique(positives)) + self.settings.negatives
+            # Rounded up, so that few programs are compiled.
+            most_visited = -(-visited // 256) * 256
+        return self._step(state, batch, positives, most_visited)
 
     def grows(self, step: int) -> bool:
         """Whether the topology changes after so many steps."""
@@ -282,10 +286,11 @@ class Network:
 
     def _packed_batches(self, examples):
         """Of one size, stacked: `Packed` of arrays [batches, ...]."""
-        pieces = list(_pieces(examples, self.settings.batch_size))
-        size = max(pack(piece, self.features).features.size for piece in pieces)
-        packed = [pack(piece, self.features, size) for piece in pieces]
-        return Packed(*(np.stack(arrays) for arrays in zip(*packed, strict=True)))
+        pieces = _pieces(examples, self.settings.batch_size)
+        packed = [pack(piece, self.features) for piece in pieces]
+        size = max(batch.features.size for batch in packed)
+        wide = [batch.widened(size, self.features) for batch in packed]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *wide)
 
     def _train(self, state, batch, positives, most_visited):
         settings, state = self.settings, dict(state)
@@ -328,7 +333,7 @@ class Network:
             batch,
             self._width,
             learn,
-            self._encoder_optimizer,
+            self._encoder_optimizers,
         )
         state["step"] = state["step"] + 1
         return state, loss
@@ -345,7 +350,7 @@ class Network:
             size, features = self.settings.batch_size, None
             labels = labels.reshape(-1, size, labels.shape[1])
             if isinstance(examples, Packed):
-                features, x = examples
+                features, x = examples.features, examples.weights
             else:
                 x = self._encode(state["encoder"], examples)
                 x = x.reshape(-1, size, x.shape[1])
@@ -357,7 +362,8 @@ class Network:
             new = extreme.grow_by_positives(
                 *old, self._encode_rows, inputs, labels, fraction, **how
             )
-        return state | dict(zip(("classifier", "classifier_state"), new, strict=True))
+        classifier, classifier_state = new
+        return state | {"classifier": classifier, "classifier_state": classifier_state}
 
     def _encode(self, encoder, examples):
         return encoders.encode(encoder, examples, self._width)

@@ -122,7 +122,12 @@ def places_of(features: jax.Array, width: int) -> jax.Array:
     last = features.size - 1
     places = jnp.full(width, last, index_dtype(features.size))
     numbers = jnp.arange(features.size, dtype=places.dtype)
-    return places.at[features].set(numbers, mode="drop")
+    return places.at[existing(features, width)].set(numbers, mode="drop")
+
+
+def existing(features: jax.Array, width: int) -> jax.Array:
+    """Features with `width` for those that do not exist; by number, -1 is the last."""
+    return jnp.where(features < 0, width, features)
 
 
 def placed(indices: jax.Array, places: jax.Array | None) -> jax.Array:

@@ -105,15 +105,24 @@ def grow_by_gradient(
 
     Raises:
       ValueError: features of the wrong width, an unknown loss or implementation, some
-        features for a dense block; outside of a jit, positives that do not exist, or an
-        example without any.
+        features for a dense block; outside of a jit, positives that do not exist, an
+        example without any, or features out of order.
     """
     if x.ndim != 3 or positives.ndim != 3:
         raise ValueError(
             f"x has shape {x.shape} and positives {positives.shape}: give [batches, "
             "batch, width] and [batches, batch, most]"
         )
-    check_features(classifier, x[0], None if features is None else features[0])
+    if features is not None and features.shape != (x.shape[0], x.shape[2]):
+        raise ValueError(
+            f"features has shape {features.shape}: x, {x.shape}, needs those of each "
+            f"batch, [{x.shape[0]}, {x.shape[2]}]"
+        )
+    if features is None:
+        check_features(classifier, x[0])
+    else:
+        for own_x, own in zip(x, features, strict=True):
+            check_features(classifier, own_x, own)
     if not isinstance(positives, jax.core.Tracer):
         flat = np.asarray(positives).reshape(-1, positives.shape[2])
         check_positives(flat, classifier.labels)
@@ -216,6 +225,7 @@ def _dense_gradient(loss, form, part, weights, width, x, positives, features):
     if features is None:
         return gradient
     zeros = jnp.zeros((gradient.shape[0], width))
+    features = rows.existing(features, width)
     return zeros.at[:, features].set(gradient, mode="drop")
 
 

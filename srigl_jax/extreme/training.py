@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -96,9 +97,10 @@ def train_step(
       weight: f32[], of this loss in a sum of several.
       features: i32[some], ascending, those that the columns of x are, where all others
         are 0, as most words are in a batch of texts; x is then [batch, some], and so is
-        its gradient. The last one must not exist: its column, of 0, is what is read for
-        those that are not there. Loss and gradients are those of the whole x, which may
-        be far too large for a processor's cache.
+        its gradient. The last one must not exist, be the width or more: its column, of
+        0, is what is read for those that are not there, and its gradient is 0. Loss and
+        gradients are those of the whole x, which may be far too large for a processor's
+        cache.
       optimizer: that of `init_state`.
       loss: "bce", "squared_hinge" or a function: see `losses`.
       negative_weight: of the loss of every visited label that an example does not have,
@@ -119,7 +121,7 @@ def train_step(
     Raises:
       ValueError: features of the wrong width, an unknown loss or implementation, some
         features for a dense block, which reads all; outside of a jit, positives that
-        do not exist, or an example without any.
+        do not exist, an example without any, or features out of order.
     """
     check_features(classifier, x, features)
     if not isinstance(positives, jax.core.Tracer):
@@ -148,6 +150,8 @@ def train_step(
             classifier,
         )
         value, dx, classifier, state = run(classifier, state, batch)
+    if features is not None:  # What is not there was read as the last one.
+        dx = dx.at[:, -1].set(0)
     return value, dx.astype(x.dtype), classifier, state
 
 
@@ -203,16 +207,38 @@ def check_features(
     classifier: Classifier, x: jax.Array, features: jax.Array | None = None
 ) -> None:
     """Raises ValueError unless x is [batch, width], or has the given features."""
-    width = classifier.width if features is None else features.size
+    width = classifier.width if features is None else features.shape[-1]
     if x.ndim != 2 or x.shape[1] != width:
         raise ValueError(
             f"x has shape {x.shape}: the classifier reads [batch, {width}]"
         )
+    if features is not None:
+        _check_numbers(classifier.width, features)
     is_dense = any(block.indices is None for block in classifier.blocks)
     if is_dense and features is not None:
         raise ValueError(
             "a dense block reads all features: give them all, or init the classifier "
             "without dense_labels"
+        )
+
+
+def _check_numbers(width: int, features: jax.Array) -> None:
+    """Raises ValueError for features out of order, as far as they are known."""
+    if features.ndim != 1:
+        raise ValueError(f"features has shape {features.shape}: give [some]")
+    if isinstance(features, jax.core.Tracer):
+        return
+    numbers = np.asarray(features)
+    unordered = (np.diff(numbers) <= 0) & (numbers[1:] < width)
+    if numbers[0] < 0 or unordered.any():
+        raise ValueError(
+            "features must ascend from 0 on, each once: they are "
+            f"{np.array2string(numbers, threshold=8)}"
+        )
+    if numbers[-1] < width:
+        raise ValueError(
+            f"the last of the features is {numbers[-1]}: add one that does not exist, "
+            f"{width} or more, and a column of 0 to x"
         )
 
 
@@ -244,7 +270,9 @@ def _block(how: Step, batch: Batch, first, block: Block, state):
         size = min(block.chunk, batch.chosen.labels.size)
         pieces = rows.split(batch.chosen, size)
         count = pieces.labels.shape[0]
-        form = "chunk" if form == "grouped" else form
+        if form == "grouped":  # Each label that is visited is a group of its own.
+            alone = dataclasses.replace(block, group=1)
+            form = forms.choose("auto", alone, batch.x.shape[1])
 
         def rows_at(i):
             piece = jax.tree.map(lambda a: a[i], pieces)

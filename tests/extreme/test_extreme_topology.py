@@ -256,6 +256,26 @@ def test_features_that_are_not_0_grow_what_all_do(group):
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
+def test_features_of_one_batch_or_out_of_order_are_refused():
+    x, positives, features, _ = problems.some_features()
+    grow = partial(grow_by_gradient, *trained(), x[None], positives[None], 0.4)
+    with pytest.raises(ValueError, match=r"features has shape \(6,\): x, \(1, 4, 6\)"):
+        grow(features, optimizer=OPTIMIZER)
+    with pytest.raises(ValueError, match="features must ascend"):
+        grow(features[None, ::-1], optimizer=OPTIMIZER)
+
+
+def test_negative_features_do_not_grow_in_a_jit_either():
+    x, positives, features, _ = problems.some_features()
+    x = jnp.pad(x, ((0, 0), (1, 0)), constant_values=7.0)
+    features = jnp.concatenate([jnp.array([-1]), features])
+    grow = jax.jit(partial(grow_by_gradient, optimizer=OPTIMIZER))
+    args = x[None], positives[None], FRACTION
+    got = grow(*trained(), *args, features[None])
+    expected = grow(*trained(), x[None, :, 1:], *args[1:], features[None, 1:])
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_flat_batches_are_refused():
     before, state = trained()
     x, positives = problems.batch()

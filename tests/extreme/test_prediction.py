@@ -40,6 +40,12 @@ def test_features_that_are_not_0_predict_what_all_do(group):
     problems.assert_close(logits, expected(made, whole, 5)[0])
 
 
+def test_features_that_all_exist_are_refused():
+    x, _, features, _ = problems.some_features()
+    with pytest.raises(ValueError, match="the last of the features is 9: add one"):
+        top_labels(problems.classifier(37), x[:, :4], 5, features[:4])
+
+
 def test_ties_go_to_the_lower_label():
     made = problems.with_bias(problems.classifier(37), lambda b: 0 * b.bias)
     _, labels = top_labels(made, jnp.zeros((2, problems.WIDTH)), 20)

@@ -10,6 +10,7 @@ import optax
 import problems
 import pytest
 
+from srigl_jax.extreme import forms as forms_lib
 from srigl_jax.extreme import (
     init_state,
     labels,
@@ -171,6 +172,24 @@ def test_no_rows_are_visited_beyond_the_room(mixed, monkeypatch):
     assert visited == {21}  # One for padding.
 
 
+def test_sampled_labels_of_groups_are_computed_as_labels_of_their_own(monkeypatch):
+    made, (x, positives) = problems.classifier(37, group=2), problems.batch()
+    used = []
+
+    def product(form, *args, product=forms_lib.product):
+        used.append(form)
+        return product(form, *args)
+
+    monkeypatch.setattr(forms_lib, "product", product)
+    for ratio in (1, 16):  # Times 5 weights: below and above the width.
+        monkeypatch.setattr(forms_lib, "CPU_SLOTS_RATIO", ratio)
+        for form in ("auto", "grouped"):
+            loss_and_gradients(
+                made, x, positives, jnp.array([3, 20]), implementation=form
+            )
+    assert used == ["slots", "slots", "chunk", "chunk"]
+
+
 def test_the_weight_of_negatives_can_be_given(mixed):
     x, positives = problems.batch()
     everything = sample_negatives(jax.random.key(0), mixed.labels, mixed.labels)
@@ -207,8 +226,37 @@ def test_those_features_that_are_not_0_teach_what_all_do(group, sampled):
     step = partial(train_step, made, state, optimizer=optimizer)
     value, whole_dx, *rest = step(whole, positives, negatives)
     loss, dx, *after = step(x, positives, negatives, features=features)
-    expected = value, whole_dx[:, features[:4]], *rest
-    problems.assert_close((loss, dx[:, :4], *after), expected, 1e-5)
+    own_dx = jnp.pad(whole_dx[:, features[:4]], ((0, 0), (0, 2)))
+    problems.assert_close((loss, dx, *after), (value, own_dx, *rest), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([0, 4, 3, 9, 12, 12], r"must ascend from 0 on, each once: .* \[ 0  4  3  9"),
+        ([0, 3, 3, 9, 12, 12], "must ascend from 0 on, each once"),
+        ([-1, 3, 4, 9, 12, 12], "must ascend from 0 on, each once"),
+        ([0, 3, 4, 9, 10, 11], "the last of the features is 11: add one that does"),
+        ([[0, 3, 4, 9, 12, 12]], r"features has shape \(1, 6\): give \[some\]"),
+    ],
+)
+def test_features_out_of_order_are_refused(numbers, message):
+    x, positives, _, _ = problems.some_features()
+    with pytest.raises(ValueError, match=message):
+        loss_and_gradients(
+            problems.classifier(37), x, positives, features=jnp.array(numbers)
+        )
+
+
+def test_negative_features_are_no_features_in_a_jit_either():
+    made = problems.classifier(37)
+    x, positives, features, _ = problems.some_features()
+    expected = loss_and_gradients(made, x, positives, features=features)
+    x = jnp.pad(x, ((0, 0), (1, 0)), constant_values=7.0)
+    features = jnp.concatenate([jnp.array([-1]), features])
+    run = jax.jit(partial(loss_and_gradients, made))
+    value, dx, own = run(x, positives, None, 1.0, features)
+    problems.assert_close((value, dx[:, 1:], own), expected, 1e-5)
 
 
 def test_a_dense_block_reads_all_features(mixed):

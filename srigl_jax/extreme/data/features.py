@@ -73,6 +73,19 @@ class Packed(NamedTuple):
     features: np.ndarray
     weights: np.ndarray
 
+    def widened(self, size: int, features: int) -> "Packed":
+        """With more columns, of features that do not exist.
+
+        Args:
+          size: of all columns.
+          features: how many exist.
+        """
+        missing = size - self.features.size
+        return Packed(
+            np.pad(self.features, (0, missing), constant_values=features),
+            np.pad(self.weights, ((0, 0), (0, missing))),
+        )
+
 
 def pack(batch: Bags, features: int, multiple: int = 512) -> Packed:
     """Packs a batch; its size is rounded up, so that few programs are compiled.
@@ -83,17 +96,11 @@ def pack(batch: Bags, features: int, multiple: int = 512) -> Packed:
       multiple: of the size.
     """
     if batch.columns is None:
-        size = (features // multiple + 1) * multiple
-        missing = size - features
-        return Packed(
-            np.minimum(np.arange(size, dtype=np.int32), features),
-            np.pad(batch.weights, ((0, 0), (0, missing))),
-        )
-    occurring, places = np.unique(batch.columns, return_inverse=True)
+        occurring, weights = np.arange(features, dtype=np.int32), batch.weights
+    else:
+        occurring, places = np.unique(batch.columns, return_inverse=True)
+        weights = np.zeros((len(batch.columns), len(occurring)), np.float32)
+        rows = np.arange(len(weights))[:, None]
+        np.add.at(weights, (rows, places.reshape(batch.columns.shape)), batch.weights)
     size = (len(occurring) // multiple + 1) * multiple
-    weights = np.zeros((len(batch.columns), size), np.float32)
-    rows = np.arange(len(weights))[:, None]
-    np.add.at(weights, (rows, places.reshape(batch.columns.shape)), batch.weights)
-    ids = np.full(size, features, np.int32)
-    ids[: len(occurring)] = occurring
-    return Packed(ids, weights)
+    return Packed(occurring.astype(np.int32), weights).widened(size, features)
