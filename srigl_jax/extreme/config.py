@@ -46,6 +46,10 @@ def get_config() -> ConfigDict:
     # the test examples, and not trained on.
     config.dataset.validation = 0
     config.dataset.examples = 0  # Kept of each split; 0 for all.
+    # A and B of PSP@k: 0.6 and 2.6 are usual for Amazon's sets, 0.5 and 0.4 for
+    # Wikipedia's.
+    config.dataset.propensity_a = 0.55
+    config.dataset.propensity_b = 1.5
     config.log_every = 50  # In steps, as are eval_every and checkpoint_every.
     config.eval_every = 500
     # Of the held-out examples, until the end, where all count; 0 for all.
@@ -94,6 +98,10 @@ def validate(config: ConfigDict) -> Settings:
             raise ValueError(f"settings.{name} is {value}: give a finite number")
     for name in ("validation", "examples"):
         check_within(f"dataset.{name}", config.dataset[name], 0)
+    for name in ("propensity_a", "propensity_b"):
+        value = config.dataset[name]
+        if not 0 < value < math.inf:
+            raise ValueError(f"dataset.{name} is {value}: give a number above 0")
     check_within("eval_examples", config.eval_examples, 0)
     check_within("seed", config.seed, 0, 2**31 - 1)
     if 0 < settings.width < settings.k:

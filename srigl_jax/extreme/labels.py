@@ -64,6 +64,22 @@ def _check_numbers(positives, wrong, labels):
         )
 
 
+def draw_positives(
+    rng: np.random.Generator, positives: np.ndarray, most: int
+) -> np.ndarray:
+    """At most so many labels of each example, at random: int[examples, <= most].
+
+    Args:
+      rng: draws nothing if no example has more.
+      positives: int[examples, any], padded with -1.
+      most: labels of an example.
+    """
+    if positives.shape[1] <= most:
+        return positives
+    keys = np.where(positives >= 0, rng.random(positives.shape), 1)
+    return np.take_along_axis(positives, np.argsort(keys, axis=1)[:, :most], 1)
+
+
 def sample_negatives(key: jax.Array, labels: int, count: int) -> jax.Array:
     """Distinct labels, one drawn from each of `count` runs of consecutive labels.
 

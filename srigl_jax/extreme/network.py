@@ -39,7 +39,8 @@ class Settings:
       dense_labels: so many of the most frequent ones have all weights.
       hashes: positions that each feature is hashed to.
       most_features: of an example, the largest; all of dense ones, whatever it says.
-      most_labels: of a training example; those beyond count as negative.
+      most_labels: of an example at a step, drawn anew each time; those beyond count as
+        negative.
       batch_size: examples of a step.
       negatives: labels sampled for each step; 0 for all.
       negative_weight: see `training.train_step`; 0 for the unbiased one.
@@ -226,7 +227,6 @@ class Network:
         batch = examples
         if self.settings.encoder_rate or self._packs_well(examples):
             batch = pack(examples, self.features)
-        positives = positives[:, : self.settings.most_labels]
         most_visited = None
         if self.settings.negatives:
             visited = len(np.unique(positives)) + self.settings.negatives
@@ -256,7 +256,6 @@ class Network:
         settings = self.settings
         fraction = drop_fraction(int(state["step"]), settings.alpha, self._end)
         if settings.method == "gradient":
-            labels = labels[:, : settings.most_labels]
             if self._packs_well(examples):
                 examples = self._packed_batches(examples)
         return self._grow(state, examples, labels, jnp.float32(fraction))

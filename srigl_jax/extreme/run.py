@@ -6,7 +6,7 @@ what differs is what a step, an evaluation and a topology update are.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from srigl_jax.extreme import config as config_lib
 from srigl_jax.extreme import tagger
 from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.data.corpus import Corpus
+from srigl_jax.extreme.labels import draw_positives
 from srigl_jax.extreme.network import Network, Settings, State
 from srigl_jax.extreme.owners import by_label
 from srigl_jax.interrupt import GracefulStop, Stopped
@@ -29,6 +30,9 @@ from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.monitor import Monitor
 from srigl_jax.progress import ProgressDisplay, duration
 from srigl_jax.workdir import check_config, record_start, write_atomically
+
+SCORED = 4096
+"""Examples scored between two lines that say how many are."""
 
 
 class Task:
@@ -64,7 +68,7 @@ class Task:
         """Trains on the batch of a step, counted from 0; gives state and loss."""
         rows = self._rows(step)
         batch = self.examples.take(rows)
-        return self.network.step(state, batch, self.data.train_positives[rows])
+        return self.network.step(state, batch, self._positives(step))
 
     def grow(self, state: State, step: int) -> State:
         """Updates the topology after so many steps."""
@@ -74,19 +78,35 @@ class Task:
         steps = range(step - count, step)
         rows = np.concatenate([self._rows(i) for i in steps])
         batches = self.examples.take(rows)
-        return self.network.grow(state, batches, self.data.train_positives[rows])
+        positives = np.concatenate([self._positives(i) for i in steps])
+        return self.network.grow(state, batches, positives)
 
-    def scores(self, state: State, examples: int = 0) -> dict[str, float]:
+    def scores(
+        self,
+        state: State,
+        examples: int = 0,
+        tell: Callable[[str], None] | None = None,
+    ) -> dict[str, float]:
         """P@k and PSP@k on held-out examples, and the ceilings of P@k, shares of 1.
 
         Args:
           state: of the network.
           examples: take so many, of a fixed random choice; 0 for all.
+          tell: is told now and then how many are done.
         """
         rows = held_out_rows(self.data, examples)
-        held_out = self.held_out.take(rows)
-        _, labels = self.network.top(state, held_out, min(5, self.data.labels))
-        return scores(self.data, labels, rows)
+        count, found = min(5, self.data.labels), []
+        for start in range(0, len(rows), SCORED):
+            if tell:
+                tell(f"scoring {self.data.split} examples: {start:,} of {len(rows):,}")
+            held_out = self.held_out.take(rows[start : start + SCORED])
+            found.append(self.network.top(state, held_out, count)[1])
+        return scores(self.data, np.concatenate(found), rows)
+
+    def _positives(self, step):
+        rng = np.random.default_rng((self.seed, step))
+        rows, most = self._rows(step), self.settings.most_labels
+        return draw_positives(rng, self.data.train_positives[rows], most)
 
     def _rows(self, step):
         count = len(self.data.train_positives)
@@ -104,7 +124,9 @@ def held_out_rows(data: Corpus, examples: int) -> np.ndarray:
 
 def scores(data: Corpus, predicted: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     """Of ranked labels int[len(rows), n] for some of the held-out examples."""
-    weights = extreme.inverse_propensities(data.frequencies, len(data.train_positives))
+    a, b = data.propensity
+    examples = len(data.train_positives)
+    weights = extreme.inverse_propensities(data.frequencies, examples, a, b)
     at = [k for k in (1, 3, 5) if k <= predicted.shape[1]]
     found = extreme.score(predicted, data.held_out_positives[rows], weights, at)
     names = ("P", "ceiling", "PSP")
@@ -135,6 +157,7 @@ def train(
       Stopped: SIGTERM or SIGINT asked the run to stop; it is saved.
     """
     settings = config_lib.validate(config)
+    print(f"reading {config.dataset.name}, for {workdir}", flush=True)
     data = corpus.load(**config.dataset.to_dict())
     task = Task(settings, data, config.seed, config.epochs)
     total, network = task.total_steps, task.network
@@ -149,11 +172,12 @@ def train(
         ProgressDisplay(total) as display,
     ):
         step, state = saved.restore_latest(network.fresh(config.seed)) or (0, None)
-        if state is None:
-            state = task.init()
         metrics.truncate_after(step)
         display.update(step)
         display.print(_greeting(config, task, step, workdir))
+        if state is None:
+            display.print(f"going through the examples of {data.labels:,} labels")
+            state = task.init()
         history = read_metrics(metrics.path)
         monitor = Monitor(step, metrics, display, _seconds(history))
 
@@ -186,7 +210,7 @@ def train(
                 f"stopped after step {step} of {total}, which is saved; the same "
                 "command resumes",
             )
-        evaluated = task.scores(state)
+        evaluated = task.scores(state, tell=display.print)
         history = read_metrics(metrics.path)
         if not any(r["kind"] == "eval" and r["step"] == step for r in history):
             metrics.write("eval", step, **evaluated)

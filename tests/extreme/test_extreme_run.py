@@ -12,7 +12,7 @@ import tiny_wordnet
 
 from srigl_jax import predict
 from srigl_jax.config import load_config
-from srigl_jax.extreme import densify, tagger
+from srigl_jax.extreme import densify, inverse_propensities, tagger
 from srigl_jax.extreme import run as run_module
 from srigl_jax.extreme.config import get_config, validate
 from srigl_jax.extreme.data import corpus
@@ -107,6 +107,62 @@ def test_features_that_are_left_out_are_counted(source, tmp_path, capsys):
         f"settings.most_features=3 leaves out {beyond} of {data.train.nnz} features"
         in capsys.readouterr().out
     )
+
+
+def test_every_wait_is_announced(source, tmp_path, capsys, monkeypatch):
+    """Before the data are read, before the start, and while all is scored."""
+    monkeypatch.setattr(run_module, "SCORED", 4)
+    printed = []
+    for owner, name in ((corpus, "load"), (run_module.Task, "init")):
+        function = getattr(owner, name)
+
+        def noted(*args, function=function, **options):
+            printed.append(capsys.readouterr().out)
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+    config = tiny_wordnet.config(source, epochs=1)
+    train(config, tmp_path)
+    printed.append(capsys.readouterr().out)
+    assert "reading wordnet, for" in printed[0]
+    assert "starting, 4 steps" in printed[1]
+    assert printed[1].endswith("going through the examples of 15 labels\n")
+    assert "scoring test examples: 0 of" in printed[2]
+    assert "scoring test examples: 4 of" in printed[2]
+
+
+def test_the_propensities_are_those_asked_for(source):
+    config = tiny_wordnet.config(source)
+    found = []
+    for a, b in ((0.55, 1.5), (0.6, 2.6)):
+        config.dataset.update({"propensity_a": a, "propensity_b": b})
+        validate(config)
+        data = corpus.load(**config.dataset)
+        rows = np.arange(len(data.held_out_positives))
+        # Three of ten have the label 3, of 5 examples; the best answer knows all.
+        scores = run_module.scores(data, np.full((len(rows), 1), 3), rows)
+        weights = inverse_propensities(data.frequencies, 35, a, b)
+        best = weights[data.held_out_positives[:, 0]].sum()
+        found.append(scores["PSP@1"])
+        np.testing.assert_allclose(found[-1], 3 * weights[3] / best)
+    assert abs(found[1] - found[0]) > 1e-4
+
+
+def test_all_labels_of_an_example_are_trained_on_in_turn(source):
+    config = tiny_wordnet.config(source, settings__most_labels=1)
+    data = corpus.load(**config.dataset)
+    task = run_module.Task(validate(config), data, 0, 20)
+    seen = set()
+
+    def step(state, batch, positives):
+        assert positives.shape == (8, 1) and positives.min() >= 0
+        seen.update(positives.ravel().tolist())
+        return state, 0.0
+
+    task.network.step = step
+    for number in range(task.total_steps):
+        task.step({}, number)
+    assert seen == set(np.unique(data.train_positives)) - {-1}
 
 
 def test_a_finished_run_changes_nothing(source, finished):
@@ -272,6 +328,7 @@ def test_other_data_in_the_same_place_are_refused(source, tmp_path, finished):
         ({"settings__bias": float("nan")}, "settings.bias is nan: give a finite"),
         ({"settings__start_power": float("inf")}, "settings.start_power is inf: give"),
         ({"settings__learning_rate": float("inf")}, "settings.learning_rate is inf"),
+        ({"dataset__propensity_b": 0.0}, "dataset.propensity_b is 0.0: give a number"),
         ({"epochs": 0}, "epochs is 0: give a number at least 1"),
         (
             {"settings__auxiliary_weight": 0.4},

@@ -16,6 +16,17 @@ def test_a_label_named_twice_counts_once():
     assert labels.pad([[3, 3], [2, 1, 2]], 4).tolist() == [[3, -1], [2, 1]]
 
 
+def test_each_label_of_an_example_is_drawn_as_often():
+    positives = np.array([[5, 6, 7, 8], [1, 2, -1, -1], [3, -1, -1, -1]])
+    counts = np.zeros(9)
+    for seed in range(600):
+        drawn = labels.draw_positives(np.random.default_rng(seed), positives, 2)
+        assert sorted(drawn[1]) == [1, 2] and sorted(drawn[2]) == [-1, 3]
+        counts[drawn[0]] += 1
+    np.testing.assert_allclose(counts[5:], 300, atol=50)
+    assert labels.draw_positives(None, positives, 4) is positives
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [

@@ -117,6 +117,7 @@ class Corpus:
       frequencies: int[labels], training examples of each.
       label_names: what each label stands for.
       vocabulary: of texts; None where features are given.
+      propensity: A and B of PSP@k, see `metrics.inverse_propensities`.
     """
 
     train: scipy.sparse.csr_matrix | np.ndarray
@@ -127,6 +128,7 @@ class Corpus:
     frequencies: np.ndarray
     label_names: tuple[str, ...]
     vocabulary: Vocabulary | None
+    propensity: tuple[float, float] = (0.55, 1.5)
 
     @property
     def features(self) -> int:
@@ -175,6 +177,8 @@ def load(
     *,
     validation: int = 0,
     examples: int = 0,
+    propensity_a: float = 0.55,
+    propensity_b: float = 1.5,
 ) -> Corpus:
     """Reads a set.
 
@@ -184,6 +188,8 @@ def load(
       validation: hold out so many training examples, of a fixed random choice, to
         evaluate on, instead of the test examples.
       examples: keep so many examples of each split; 0 for all.
+      propensity_a: A of PSP@k, see `metrics.inverse_propensities`.
+      propensity_b: B of it.
 
     Raises:
       ValueError: the set is unknown, its files are missing or damaged, or there are
@@ -192,8 +198,11 @@ def load(
     if name not in NAMES:
         raise ValueError(f"dataset.name is {name!r}: choose {' or '.join(NAMES)}")
     if name in POINTS:
-        return _of_points(name, source_dir, validation, examples)
-    return of_texts(TEXTS[name](source_dir), validation=validation, examples=examples)
+        data = _of_points(name, source_dir, validation, examples)
+    else:
+        texts = TEXTS[name](source_dir)
+        data = of_texts(texts, validation=validation, examples=examples)
+    return dataclasses.replace(data, propensity=(propensity_a, propensity_b))
 
 
 def of_texts(texts: Texts, *, validation: int = 0, examples: int = 0) -> Corpus:
