@@ -49,7 +49,10 @@ MAIN = ("dense", "static", "RigL", "SRigL without ablation", "SRigL")
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 BLOCKS = (4, 8, 16, 32)
 LENGTHS = (2, 5)
-RATES = {"sgd": (0.03, 0.1, 0.2, 0.3), "adamw": (0.001, 0.003, 0.01)}
+RATES = {"sgd": (0.03, 0.1, 0.2, 0.3, 0.4, 0.5), "adamw": (0.001, 0.003, 0.01)}
+TUNED = {"static": 0.4, "RigL": 0.2, "SRigL without ablation": 0.5, "SRigL": 0.5}
+"""Rates of the `mlp` at 99 %."""
+
 HELD_OUT = 10_000
 SETTINGS: dict[str, Fields] = {
     "delta_t 20": {"delta_t": 20},
@@ -129,6 +132,15 @@ def _longer(config: ConfigDict) -> dict[str, Fields]:
     }
 
 
+def _tuned(config: ConfigDict) -> dict[str, Fields]:
+    """Each at the rate that was best for it at 99 %, in the study of rates."""
+    found = _methods(config)
+    return {
+        f"{name}, tuned": found[name] | {"optimizer.learning_rate": rate}
+        for name, rate in TUNED.items()
+    }
+
+
 def _rates(config: ConfigDict) -> dict[str, Fields]:
     held_out = {"dataset.validation": HELD_OUT}
     return {
@@ -161,6 +173,7 @@ STUDIES = {
     "inference": Study(_inference, (0.8, 0.9, 0.95)),
     "longer": Study(_longer, (0.99,)),
     "settings": Study(_settings, (0.99,)),
+    "tuned": Study(_tuned, (0.99,)),
     "rates": Study(_rates, (0.9, 0.99)),
 }
 

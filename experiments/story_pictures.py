@@ -190,6 +190,7 @@ PANELS: dict[str, dict[str, Callable]] = {
     "longer": {"length": against_setting("training")},
     "settings": {"setting": against_setting("setting")},
     "rates": {"rate": against_setting("learning rate")},
+    "tuned": {},
 }
 
 
