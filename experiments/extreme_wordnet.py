@@ -18,8 +18,8 @@ from srigl_jax.extreme.network import Settings
 # As wide as lets a dense layer fit: 1.9 GB.
 COMPARED = {"width": 4096}
 # The embedding is what methods whose positions are random can learn by: with a fixed
-# encoder most labels would see none of their examples' words. Rates of theirs, and of the
-# bottleneck, were chosen on held-out training texts.
+# encoder most labels would see none of their examples' words. Its rates, and those of
+# the bottleneck, were chosen on held-out training texts.
 EMBEDDING = {
     "width": 512,
     "hashes": 4,

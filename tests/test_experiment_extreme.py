@@ -93,8 +93,9 @@ def test_training_learns_a_tiny_set(data, method):
     small = {"width": 16, "k": 8, "batch_size": 4, "negatives": 0, "delta_t": 10}
     small |= {"growth_batches": 2, "clusters": 2, "hashes": 2, "group": 1}
     small |= {"width": 0, "k": 4} if method == "words" else {}
+    small |= {"learning_rate": 4.0}
     settings = dataclasses.replace(
-        Settings(), **extreme_wordnet.TRAINED[method] | small, learning_rate=4.0
+        Settings(), **extreme_wordnet.TRAINED[method] | small
     )
     known = dataclasses.replace(
         data, held_out=data.train, held_out_positives=data.train_positives

@@ -1,7 +1,6 @@
 """Seeds trained together are what the trainer makes of each; rows outlive a stop."""
 
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +253,7 @@ def test_every_study_has_its_pictures(study, tmp_path):
     assert len(drawn) == len(story_pictures.PANELS[study]) + (
         study in ("methods", "main")
     )
-    assert pathlib.Path(drawn[0]).name.startswith(study)
+    assert all(path.name.startswith(study) for path in drawn)
 
 
 @pytest.fixture
