@@ -37,18 +37,21 @@ def pad(positives: Sequence[Sequence[int]], labels: int) -> np.ndarray:
 def check_positives(positives: jax.typing.ArrayLike, labels: int) -> None:
     """Verifies positive labels padded with -1: int[examples, most].
 
-    The functions of this package do so themselves, except in a jit, where no values
-    are known: check there what you give.
+    The functions of this package do so themselves. In a jit no values are known, and
+    the shape alone is verified: check before it what you give.
 
     Raises:
-      ValueError: names the first example that has a label that does not exist, or none.
+      ValueError: names the first example that has a label that does not exist, or none;
+        positives of another shape.
     """
-    positives = np.asarray(positives)
-    if positives.ndim != 2:
+    if np.ndim(positives) != 2:
         raise ValueError(
             f"positives must be [examples, most labels of one], padded with -1: they "
-            f"have shape {positives.shape}"
+            f"have shape {np.shape(positives)}"
         )
+    if isinstance(positives, jax.core.Tracer):
+        return
+    positives = np.asarray(positives)
     _check_numbers(positives, (positives < -1) | (positives >= labels), labels)
     empty = ~(positives >= 0).any(axis=1)
     if empty.any():

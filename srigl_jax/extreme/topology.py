@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -123,9 +122,7 @@ def grow_by_gradient(
     else:
         for own_x, own in zip(x, features, strict=True):
             check_features(classifier, own_x, own)
-    if not isinstance(positives, jax.core.Tracer):
-        flat = np.asarray(positives).reshape(-1, positives.shape[2])
-        check_positives(flat, classifier.labels)
+    check_positives(positives.reshape(-1, positives.shape[2]), classifier.labels)
     loss = losses.find(loss)
 
     def candidates(batches, block, first, i, part, weights, kept):

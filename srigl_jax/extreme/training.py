@@ -124,8 +124,7 @@ def train_step(
         do not exist, an example without any, or features out of order.
     """
     check_features(classifier, x, features)
-    if not isinstance(positives, jax.core.Tracer):
-        check_positives(positives, classifier.labels)
+    check_positives(positives, classifier.labels)
     how = Step(optimizer, losses.find(loss), implementation)
     chosen = None
     if negatives is not None:

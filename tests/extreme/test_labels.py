@@ -50,6 +50,16 @@ def test_bad_arrays_are_refused():
         labels.check_positives(np.array([0, 1]), 4)
 
 
+def test_in_a_jit_the_shape_alone_is_verified():
+    def check(positives):
+        labels.check_positives(positives, 4)
+        return positives.sum()
+
+    assert jax.jit(check)(np.array([[0, 9]])) == 9
+    with pytest.raises(ValueError, match=r"padded with -1: they have shape \(2,\)"):
+        jax.jit(check)(np.array([0, 1]))
+
+
 def test_negatives_are_distinct_and_every_label_is_as_likely_as_its_weight_says():
     starts, lengths = labels.strata(10, 4)
     assert (starts.tolist(), lengths.tolist()) == ([0, 2, 5, 7], [2, 3, 2, 3])
