@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from srigl_jax import workdir as workdir_lib
 from srigl_jax.data import DATASETS
 from srigl_jax.data.randaugment import MAX_MAGNITUDE
 from srigl_jax.field_checks import check_choice, check_within
@@ -21,7 +22,6 @@ from srigl_jax.methods import BLOCKED, METHODS, RANKING
 from srigl_jax.models import MODELS
 from srigl_jax.optimizers import OPTIMIZERS, SCHEDULES
 from srigl_jax.sparsity.distribution import DISTRIBUTIONS, check_sparsity
-from srigl_jax.workdir import check_config, with_defaults
 
 DTYPES = ("float32", "bfloat16")
 
@@ -158,7 +158,22 @@ def check_workdir(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
     Raises:
       ValueError: as `srigl_jax.workdir.check_config`.
     """
-    check_config(workdir, config.to_dict(), ignore=VIEW_FIELDS, defaults=_defaults())
+    workdir_lib.check_config(workdir, config.to_dict(), **_accepted())
+
+
+def differing(
+    saved: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """The fields that may change a result and in which a saved config differs.
+
+    Args:
+      saved: of this version or an earlier one, of JSON's types as the other.
+      config: that of now.
+
+    Returns:
+      As `srigl_jax.workdir.differing`.
+    """
+    return workdir_lib.differing(saved, config, **_accepted())
 
 
 def read_saved(fields: Mapping[str, Any]) -> ConfigDict:
@@ -168,11 +183,16 @@ def read_saved(fields: Mapping[str, Any]) -> ConfigDict:
       ValueError: as `validate`; one that is no mapping of fields.
     """
     try:
-        config = ConfigDict(with_defaults(fields, _defaults()))
+        config = ConfigDict(workdir_lib.with_defaults(fields, _defaults()))
         validate(config)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"it holds no fields and their values: {error}") from error
     return config
+
+
+def _accepted() -> dict[str, Any]:
+    """What may differ from a saved config, and what fields count as that it lacks."""
+    return {"ignore": VIEW_FIELDS, "defaults": _defaults()}
 
 
 def _defaults() -> dict[str, Any]:

@@ -45,26 +45,50 @@ def check_config(
             f"workdir {workdir} cannot be used: {error}. Choose another --workdir."
         ) from error
     try:
-        before = _flat(with_defaults(json.loads(saved), defaults))
+        found = differing(json.loads(saved), config, ignore=ignore, defaults=defaults)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a JSON object ({error}): it was cut off or edited. Put back"
             " the settings the run was started with, or choose another --workdir."
         ) from error
-    now = _flat(json.loads(text))
-    # Shown as JSON, so that an absent field differs from one that is null.
-    differing = [
-        f"{field}: workdir has {before.get(field, 'nothing')},"
-        f" this run asks for {now.get(field, 'nothing')}"
-        for field in sorted((before.keys() | now.keys()) - set(ignore))
-        if before.get(field) != now.get(field)
-    ]
-    if differing:
+    if found:
+        lines = [
+            f"{field}: workdir has {before}, this run asks for {now}"
+            for field, (before, now) in found.items()
+        ]
         raise ValueError(
             f"workdir {workdir} belongs to a run with other settings:\n  "
-            + "\n  ".join(differing)
+            + "\n  ".join(lines)
             + "\nChoose another --workdir, or the same settings."
         )
+
+
+def differing(
+    saved: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    ignore: Iterable[str] = (),
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> dict[str, tuple[str, str]]:
+    """The fields in which settings differ from saved ones.
+
+    Args:
+      saved: of JSON's types, as are the others.
+      config: the settings of now.
+      ignore: as `check_config`.
+      defaults: as `check_config`.
+
+    Returns:
+      `{"group.field": (saved, of now)}`, values as JSON or "nothing", by name.
+    """
+    before = _flat(with_defaults(saved, defaults))
+    now = _flat(json.loads(json.dumps(config)))
+    # As JSON, so that an absent field differs from one that is null.
+    return {
+        field: (before.get(field, "nothing"), now.get(field, "nothing"))
+        for field in sorted((before.keys() | now.keys()) - set(ignore))
+        if before.get(field) != now.get(field)
+    }
 
 
 def with_defaults(

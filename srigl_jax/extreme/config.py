@@ -6,6 +6,7 @@
 
 import dataclasses
 import math
+import os
 
 from ml_collections import ConfigDict, config_dict
 
@@ -13,6 +14,7 @@ from srigl_jax.extreme.data import corpus
 from srigl_jax.extreme.losses import LOSSES
 from srigl_jax.extreme.network import METHODS, OPTIMIZERS, Settings
 from srigl_jax.field_checks import check_choice, check_within
+from srigl_jax.workdir import check_config
 
 TASK = "labels"
 
@@ -58,6 +60,27 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 2
     config.tensorboard = False
     return config
+
+
+def check_workdir(
+    workdir: str | os.PathLike[str], config: ConfigDict, data_sha256: str
+) -> None:
+    """Claims a workdir for a run, or refuses one that is of another run.
+
+    Fields that its `config.json` lacks, because a later version brought them, count as
+    their defaults.
+
+    Args:
+      workdir: the directory of the run.
+      config: its settings.
+      data_sha256: a digest of what it trains on.
+
+    Raises:
+      ValueError: as `srigl_jax.workdir.check_config`.
+    """
+    fields = config.to_dict() | {"data_sha256": data_sha256}
+    defaults = get_config().to_dict()
+    check_config(workdir, fields, ignore=VIEW_FIELDS, defaults=defaults)
 
 
 def validate(config: ConfigDict) -> Settings:

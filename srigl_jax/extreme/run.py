@@ -29,7 +29,7 @@ from srigl_jax.interrupt import GracefulStop, Stopped
 from srigl_jax.metrics import MetricsWriter, read_metrics
 from srigl_jax.monitor import Monitor
 from srigl_jax.progress import ProgressDisplay, duration
-from srigl_jax.workdir import check_config, record_start, write_atomically
+from srigl_jax.workdir import record_start, write_atomically
 
 SCORED = 4096
 """Examples scored between two lines that say how many are."""
@@ -162,8 +162,7 @@ def train(
     task = Task(settings, data, config.seed, config.epochs)
     total, network = task.total_steps, task.network
     # Only now, so that settings which cannot work never claim the workdir.
-    fields = config.to_dict() | {"data_sha256": data.digest}
-    check_config(workdir, fields, ignore=config_lib.VIEW_FIELDS)
+    config_lib.check_workdir(workdir, config, data.digest)
     record_start(workdir, environment)
     with (
         GracefulStop() as stop,

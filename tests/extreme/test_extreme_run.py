@@ -14,7 +14,7 @@ from srigl_jax import predict
 from srigl_jax.config import load_config
 from srigl_jax.extreme import densify, inverse_propensities, tagger
 from srigl_jax.extreme import run as run_module
-from srigl_jax.extreme.config import get_config, validate
+from srigl_jax.extreme.config import check_workdir, get_config, validate
 from srigl_jax.extreme.data import corpus
 from srigl_jax.train import Stopped, train
 
@@ -301,6 +301,17 @@ def test_a_workdir_of_other_settings_is_refused(source, finished):
     config = tiny_wordnet.config(source, settings__k=7)
     with pytest.raises(ValueError, match="settings.k: workdir has 8, this run asks"):
         train(config, finished)
+
+
+def test_a_workdir_from_before_a_field_existed_goes_on(source, finished, tmp_path):
+    saved = json.loads((finished / "config.json").read_text())
+    del saved["settings"]["t_end"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    config = tiny_wordnet.config(source)
+    check_workdir(tmp_path, config, saved["data_sha256"])
+    config.settings.t_end = 0.5
+    with pytest.raises(ValueError, match="t_end: workdir has 0.66, this run asks for"):
+        check_workdir(tmp_path, config, saved["data_sha256"])
 
 
 def test_other_data_in_the_same_place_are_refused(source, tmp_path, finished):
