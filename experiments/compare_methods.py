@@ -25,10 +25,11 @@ from typing import Any
 
 import measure
 import numpy as np
+import results_file
 from rich.console import Console
 from shown import Tasks
 
-from srigl_jax.config import VIEW_FIELDS, check_workdir, load_config
+from srigl_jax.config import check_workdir, load_config
 
 METHODS = {
     "dense": {"method": "dense"},
@@ -160,7 +161,7 @@ def gather(results: Results) -> list[dict]:
 
 
 def described(config: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """What a results file says of a config: all that may change a result.
+    """What a results file says of a config.
 
     Args:
       config: a file, and its argument.
@@ -168,7 +169,7 @@ def described(config: str, fields: dict[str, Any]) -> dict[str, Any]:
     """
     wanted = load_config(config)
     wanted.update_from_flattened_dict(fields)
-    return _of_results(json.loads(json.dumps(wanted.to_dict())))
+    return results_file.described(wanted)
 
 
 def beside_earlier(rows: list[dict], config: dict, path: Path) -> list[dict]:
@@ -182,20 +183,14 @@ def beside_earlier(rows: list[dict], config: dict, path: Path) -> list[dict]:
       config: as of `described`.
       path: of the file.
     """
-    earlier = []
-    if path.exists():
-        saved = json.loads(path.read_text())
-        if _of_results(saved.get("config", {})) == config:
-            earlier = saved["rows"]
-        else:
-            aside = _free_name(path)
-            path.rename(aside)
-            print(f"{path.name} is of another config: moved to {aside.name}")
-    by_cell = {(row["method"], row["sparsity"]): row for row in [*earlier, *rows]}
-    order = list(METHODS)
-    return sorted(
-        by_cell.values(), key=lambda row: (order.index(row["method"]), row["sparsity"])
-    )
+    try:
+        earlier = results_file.read_rows(path, config)
+    except ValueError as error:
+        earlier = []
+        aside = _free_name(path)
+        path.rename(aside)
+        print(f"{error}\nmoved to {aside.name}")
+    return results_file.beside(rows, earlier, "method", list(METHODS))
 
 
 def markdown(rows: list[dict]) -> str:
@@ -209,17 +204,6 @@ def markdown(rows: list[dict]) -> str:
         line = "".join(f" {cells.get((method, s), '')} |" for s in columns)
         lines.append(f"| {method} |{line}")
     return "\n".join(lines)
-
-
-def _of_results(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config without the fields of where it runs and what is seen of it."""
-    return {
-        name: _of_results(value, f"{prefix}{name}.")
-        if isinstance(value, dict)
-        else value
-        for name, value in config.items()
-        if prefix + name not in VIEW_FIELDS
-    }
 
 
 def _cell(row: dict) -> str:

@@ -5,8 +5,10 @@ r"""The story of sparse training, told by a matrix of short runs on Fashion-MNIS
 Trains every method at every sparsity with several seeds, the seeds of a cell in one
 compiled program (story_train.py), and writes results/story_NETWORK_STUDY.json, a table
 with means and 95 % intervals, and pictures. The same command goes on where it was
-interrupted; cells of other settings are refused. A cell that fails does not keep the
-others from being trained: it is listed at the end. Config fields may follow:
+interrupted; cells of other settings are refused. Rows that earlier commands left in the
+results stay beside those of this one, so a study can be made in parts. A cell that
+fails does not keep the others from being trained: it is listed at the end. Config
+fields may follow:
 
     python experiments/story.py --network mlp --methods dense SRigL --sparsities 0.9 \
         --root runs/story-longer --name mlp_long epochs=20
@@ -27,6 +29,7 @@ from typing import NamedTuple, get_args
 
 import jax
 import measure
+import results_file
 import story_matrix
 import story_pictures
 import story_rows
@@ -53,12 +56,12 @@ def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
     Returns:
       What to tell of each.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     config = cells[0].config
     dataset = data.load(**config.dataset.to_dict())
     trained = train_seeds(config, [cell.seed for cell in cells], dataset, mode=mode)
     made = {
-        "seconds": (time.perf_counter() - start) / len(cells),
+        "processor_seconds": (time.process_time() - start) / len(cells),
         "trained_together": len(cells),
         "date": datetime.date.today().isoformat(),
     }
@@ -71,7 +74,7 @@ def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
         story_rows.write_row(row | made, cell.directory)
         told.append(
             f"{cell.variant} {cell.sparsity:.0%} seed {cell.seed}: "
-            f"{row['accuracy']:.2%}, {made['seconds']:.0f} s"
+            f"{row['accuracy']:.2%}, {made['processor_seconds']:.0f} s"
         )
     return told
 
@@ -143,6 +146,8 @@ def main() -> None:
     use_compilation_cache(arguments.root / "compilations")
     console = Console()
     name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
+    described = results_file.described(config)
+    earlier = []
     try:
         cells = story_matrix.make_cells(
             config,
@@ -151,17 +156,25 @@ def main() -> None:
             range(arguments.seeds),
             root,
         )
-        if not arguments.no_results:
-            story_tables.check_results(measure.RESULTS / f"{name}.json", cells)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    try:
+        if not arguments.no_results:
+            path = measure.RESULTS / f"{name}.json"
+            earlier = results_file.read_rows(path, described)
+    except ValueError as error:
+        sys.exit(f"error: {error}\nGive results of your own a --name.")
     try:
         story_matrix.check_claims(cells)
     except ValueError as error:
         sys.exit(f"error: {error}\nAnother --root starts afresh.")
     failed = [] if arguments.gather_only else _train_all(cells, arguments, console)
-    if not arguments.no_results:
-        _save(name, config, cells, arguments.study)
+    rows = story_tables.gather(cells)
+    if rows and not arguments.no_results:
+        rows = results_file.beside(rows, earlier, "variant", list(variants))
+        _save(name, described, rows, arguments.study)
+    if not rows and not failed:
+        sys.exit(f"error: none of the {len(cells)} cells below {root} is finished")
     if failed:
         sys.exit("\n".join(["error: these failed:", *map(_failure, failed)]))
 
@@ -173,14 +186,14 @@ def _failure(outcome: Outcome) -> str:
     return f"{where}: {type(error).__name__}: {error}"
 
 
-def _save(name: str, config, cells: list[Cell], study: str) -> None:
-    """Writes what is finished, and prints it as tables."""
-    rows = story_tables.gather(cells)
+def _save(name: str, config: dict, rows: list[story_tables.Row], study: str) -> None:
+    """Writes rows, and prints them as tables."""
     print(story_tables.markdown(rows))
     differences = story_tables.differences(rows)
     if differences:
         print(f"\n{story_tables.differences_markdown(differences)}")
-    content = {"config": config.to_dict(), "rows": rows, "differences": differences}
+    print(f"\n{story_tables.time_taken(rows)}")
+    content = {"config": config, "rows": rows, "differences": differences}
     print(f"saved {measure.save(name, content)}")
     for path in story_pictures.draw(rows, study, measure.RESULTS / name):
         print(f"saved {path}")
@@ -229,8 +242,8 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--name",
-        help="of the results, if not NETWORK_STUDY; needed where these hold cells that "
-        "this command leaves out",
+        help="of the results, if not NETWORK_STUDY; needed where these are of another "
+        "config",
     )
     parser.add_argument("--root", type=Path, default=Path("runs/story"))
     parser.add_argument("fields", nargs="*", type=config_field, metavar="NAME=VALUE")

@@ -49,6 +49,8 @@ MAIN = ("dense", "static", "RigL", "SRigL without ablation", "SRigL")
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 BLOCKS = (4, 8, 16, 32)
 LENGTHS = (2, 5)
+ROUNDS = (1, 10, 20)
+REWOUND = 100
 RATES = {"sgd": (0.03, 0.1, 0.2, 0.3, 0.4, 0.5), "adamw": (0.001, 0.003, 0.01)}
 TUNED = {"static": 0.4, "RigL": 0.2, "SRigL without ablation": 0.5, "SRigL": 0.5}
 """Rates of the `mlp` at 99 %."""
@@ -123,6 +125,26 @@ def _settings(config: ConfigDict) -> dict[str, Fields]:
     }
 
 
+def _rankings(config: ConfigDict) -> dict[str, Fields]:
+    """Budgets of layers by ERK, and by one ranking of all weights."""
+    found = _methods(config)
+    names = ("SNIP", "GraSP", "one-shot pruning", "gradual pruning", "lottery ticket")
+    ranked = {f"{n}, one ranking": found[n] | {"distribution": "global"} for n in names}
+    return {name: found[name] for name in names} | ranked
+
+
+def _tickets(config: ConfigDict) -> dict[str, Fields]:
+    """Lottery tickets of more and fewer rounds, and of weights from early training."""
+    found = _methods(config)
+    ticket = found["lottery ticket"]
+    rounds = {f"{n} round{'s' * (n > 1)}": {"pruning.rounds": n} for n in ROUNDS}
+    rewound = {f"rewound to step {REWOUND}": {"pruning.rewind_step": REWOUND}}
+    return {"lottery ticket": ticket} | {
+        f"lottery ticket, {how}": ticket | fields
+        for how, fields in (rounds | rewound).items()
+    }
+
+
 def _longer(config: ConfigDict) -> dict[str, Fields]:
     found = _methods(config)
     return {
@@ -171,6 +193,8 @@ STUDIES = {
     "gammas": Study(_gammas, (0.99,)),
     "blocks": Study(_blocks, (0.75, 0.875)),
     "inference": Study(_inference, (0.8, 0.9, 0.95)),
+    "rankings": Study(_rankings, (0.8, 0.9, 0.95, 0.98, 0.99)),
+    "tickets": Study(_tickets, (0.9, 0.99)),
     "longer": Study(_longer, (0.99,)),
     "settings": Study(_settings, (0.99,)),
     "tuned": Study(_tuned, (0.99,)),

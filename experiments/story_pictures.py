@@ -187,6 +187,8 @@ PANELS: dict[str, dict[str, Callable]] = {
     "gammas": {"gamma": against_setting("gamma")},
     "blocks": {"M": against_setting("M")},
     "inference": {"accuracy": accuracy},
+    "rankings": {"accuracy": accuracy},
+    "tickets": {},
     "longer": {"length": against_setting("training")},
     "settings": {"setting": against_setting("setting")},
     "rates": {"rate": against_setting("learning rate")},

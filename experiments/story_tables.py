@@ -1,11 +1,10 @@
 """Means over seeds with 95 % intervals, as rows of JSON and as Markdown."""
 
-import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 from scipy import stats
 from story_matrix import Cell, groups
@@ -33,33 +32,6 @@ def interval(values: list[float]) -> float | None:
     return float(stats.t.ppf(0.975, len(values) - 1)) * spread
 
 
-def check_results(path: Path, cells: list[Cell]) -> None:
-    """Refuses to write a part of a study where the results of more of it are.
-
-    Args:
-      path: of the results, which need not exist.
-      cells: to be written there, finished or not.
-
-    Raises:
-      ValueError: names what would be lost.
-    """
-    if not path.exists():
-        return
-    there = {
-        (row["variant"], row["sparsity"], seed)
-        for row in json.loads(path.read_text())["rows"]
-        for seed in row["seeds"]
-    }
-    lost = sorted(there - {(cell.variant, cell.sparsity, cell.seed) for cell in cells})
-    if lost:
-        variant, sparsity, seed = lost[0]
-        raise ValueError(
-            f"{path} holds {len(lost)} networks that this command leaves out, such as "
-            f"{variant} at {sparsity:g} with seed {seed}: give a --name of its own, or "
-            "--no-results"
-        )
-
-
 def gather(cells: list[Cell]) -> list[Row]:
     """One row for each variant and sparsity, of finished cells."""
     rows = []
@@ -85,7 +57,10 @@ def gather(cells: list[Cell]) -> list[Row]:
                 "layers": [{k: n[k] for k in _OF_LAYER} for n in found[0]["layers"]],
                 "training_flops": found[0]["training_flops"],
                 "flops": found[0]["flops"],
-                "seconds": float(np.mean([row["seconds"] for row in found])),
+                "processor_seconds": float(
+                    np.mean([row["processor_seconds"] for row in found])
+                ),
+                "command": measure.environment()["command"],
                 "date": found[0]["date"],
             }
         )
@@ -161,6 +136,14 @@ def markdown(rows: list[Row]) -> str:
         line = (f" {dense or cells.get((variant, s), '')} |" for s in sparsities)
         lines.append(f"| {variant} |" + "".join(line))
     return "\n".join(lines)
+
+
+def time_taken(rows: list[Row]) -> str:
+    """How long the runs took, in words; of rows of an earlier version it is unknown."""
+    timed = [row for row in rows if "processor_seconds" in row]
+    runs = sum(len(row["seeds"]) for row in timed)
+    seconds = sum(len(row["seeds"]) * row["processor_seconds"] for row in timed)
+    return f"{runs} runs took {seconds / 60:.1f} minutes of processor time"
 
 
 def _signed(row: Row) -> str:

@@ -53,48 +53,86 @@ def test_a_row_knows_its_seeds_command_and_spread():
 
 
 def rows(*cells):
-    return [{"method": m, "sparsity": s, "mean": mean} for m, s, mean in cells]
+    return [
+        {"method": method, "sparsity": sparsity, "mean": mean, "seeds": [0]}
+        for method, sparsity, mean in cells
+    ]
 
 
 EARLIER = rows(("RigL", 0.9, 1), ("SRigL", 0.9, 2))
 NEW = rows(("SRigL", 0.9, 4), ("dense", 0.0, 3))
+CONFIG = compare_methods.described(DIGITS, {})
+
+
+def means(found):
+    return [(row["method"], row["mean"]) for row in found]
+
+
+def write(path, **content):
+    path.write_text(json.dumps({"rows": EARLIER} | content))
+    return path
 
 
 def test_rows_of_earlier_commands_stay_if_of_the_same_config(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps({"config": {"epochs": 5}, "rows": EARLIER}))
-    kept = rows(("dense", 0.0, 3), ("RigL", 0.9, 1), ("SRigL", 0.9, 4))
-    assert compare_methods.beside_earlier(NEW, {"epochs": 5}, path) == kept
+    made = {"command": "python of an earlier time"}
+    path = write(tmp_path / "results.json", config=CONFIG, environment=made)
+    found = compare_methods.beside_earlier(NEW, CONFIG, path)
+    assert means(found) == [("dense", 3), ("RigL", 1), ("SRigL", 4)]
+    assert found[1]["command"] == "python of an earlier time"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_row_with_fewer_seeds_does_not_take_the_place_of_one_with_more(tmp_path):
+    path = write(tmp_path / "results.json", config=CONFIG)
+    more = [row | {"seeds": [1, 0], "mean": 5} for row in NEW]
+    found = compare_methods.beside_earlier(more, CONFIG, path)
+    assert means(found) == [("dense", 5), ("RigL", 1), ("SRigL", 5)]
+    write(path, config=CONFIG, rows=found)
+    found = compare_methods.beside_earlier(NEW, CONFIG, path)
+    assert means(found) == [("dense", 5), ("RigL", 1), ("SRigL", 5)]
+
+
+def test_rows_from_before_a_field_existed_stay(tmp_path):
+    before = {name: value for name, value in CONFIG.items() if name != "t_end"}
+    path = write(tmp_path / "results.json", config=before)
+    assert len(compare_methods.beside_earlier(NEW, CONFIG, path)) == 3
 
 
 def test_where_it_ran_is_no_part_of_a_results_file(tmp_path):
     here = {"dataset.source_dir": "/data/here", "mesh.data": 4, "log_every": 7}
     config = compare_methods.described(DIGITS, here)
-    assert config == compare_methods.described(DIGITS, {})
+    assert config == CONFIG
     assert config["dataset"]["name"] == "digits" and "log_every" not in config
     assert config != compare_methods.described(DIGITS, {"dataset.validation": 9})
     # Of a time when it was.
-    full = json.loads(json.dumps(load_config(DIGITS).to_dict()))
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps({"config": full, "rows": EARLIER}))
+    full = load_config(DIGITS)
+    full.update_from_flattened_dict(here)
+    path = write(tmp_path / "results.json", config=full.to_dict())
     assert len(compare_methods.beside_earlier(NEW, config, path)) == 3
 
 
-@pytest.mark.parametrize("saved", [{"config": {"epochs": 6}}, {}], ids=["other", "no"])
-def test_results_of_another_config_are_moved_aside(tmp_path, capsys, saved):
-    path = tmp_path / "results.json"
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [
+        ({"config": CONFIG | {"epochs": 6}}, "epochs is 6 there"),
+        ({}, "names no config"),
+    ],
+    ids=["other", "no"],
+)
+def test_results_of_another_config_are_moved_aside(tmp_path, capsys, saved, why):
     (tmp_path / "results.1.json").write_text("of an earlier time")
-    path.write_text(json.dumps(saved | {"rows": EARLIER}))
-    kept = rows(("dense", 0.0, 3), ("SRigL", 0.9, 4))
-    assert compare_methods.beside_earlier(NEW, {"epochs": 5}, path) == kept
+    path = write(tmp_path / "results.json", **saved)
+    found = compare_methods.beside_earlier(NEW, CONFIG, path)
+    assert means(found) == [("dense", 3), ("SRigL", 4)]
     assert not path.exists()
     aside = json.loads((tmp_path / "results.2.json").read_text())
     assert aside["rows"] == EARLIER
     assert (tmp_path / "results.1.json").read_text() == "of an earlier time"
-    assert "moved to results.2.json" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert why in told and "moved to results.2.json" in told
 
 
 def test_without_earlier_results_the_rows_are_those_asked_for(tmp_path):
     new = rows(("SRigL", 0.9, 4))
-    assert compare_methods.beside_earlier(new, {}, tmp_path / "none.json") == new
+    found = compare_methods.beside_earlier(new, CONFIG, tmp_path / "none.json")
+    assert found == new

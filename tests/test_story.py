@@ -51,7 +51,7 @@ def finish(cell, accuracy, loss=1.0):
         "layers": [layer, layer | {"neurons": 2, "active": 2, "name": "head"}],
         "training_flops": {"dense": 30.0, "method": 10.0},
         "flops": {"dense": 10, "asked": 3.0, "learned": 3},
-        "seconds": 2.0,
+        "processor_seconds": 2.0,
         "date": "2026-01-01",
     }
     if cell.variant == "dense":
@@ -289,28 +289,56 @@ def test_the_command_gathers_what_is_finished(tmp_path, command, capsys):
     assert {(row["variant"], len(row["seeds"])) for row in saved["rows"]} == {
         (name, 1 if name == "static" else 2) for name in story_matrix.MAIN
     }
-    assert "| SRigL | 80.00 ± 0.00 | 80.00 ± 0.00 |" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| SRigL | 80.00 ± 0.00 | 80.00 ± 0.00 |" in told
+    # Two dense ones, and two at each sparsity of the others but for static's second.
+    assert "16 runs took 0.5 minutes of processor time" in told
     assert (tmp_path / "results" / "story_mlp_main_accuracy.png").exists()
 
 
 @pytest.mark.parametrize(
-    "part",
-    [["--methods", "dense", "SRigL"], ["--sparsities", "0.9"], ["--seeds", "1"]],
+    ("part", "rows"),
+    [
+        (["--methods", "dense", "SRigL"], 3),
+        (["--sparsities", "0.9"], 5),
+        (["--seeds", "1"], 9),
+    ],
     ids=["methods", "sparsities", "seeds"],
 )
-def test_results_of_a_part_need_a_name_beside_those_of_the_whole(
-    part, tmp_path, command
+def test_results_of_a_part_leave_those_of_the_whole_where_they_are(
+    part, rows, tmp_path, command
 ):
     for cell in of_the_command(tmp_path):
         finish(cell, 0.8)
     command("--gather-only")
-    before = (tmp_path / "results" / "story_mlp_main.json").read_bytes()
-    with pytest.raises(SystemExit, match="that this command leaves out.*--name"):
-        command("--gather-only", *part)
-    command("--gather-only", *part, "--name", "part")
-    command("--gather-only", *part, "--no-results")
-    assert (tmp_path / "results" / "story_mlp_main.json").read_bytes() == before
-    assert (tmp_path / "results" / "story_part.json").exists()
+    path = tmp_path / "results" / "story_mlp_main.json"
+    before = json.loads(path.read_text())
+    command("--gather-only", *part)
+    after = json.loads(path.read_text())
+    assert after["differences"] == before["differences"]
+    commands = [row.pop("command") for row in after["rows"]]
+    assert before["environment"]["command"] in commands
+    for row in before["rows"]:
+        del row["command"]
+    assert after["rows"] == before["rows"]
+    path.unlink()
+    command("--gather-only", *part)
+    assert len(json.loads(path.read_text())["rows"]) == rows
+
+
+def test_results_of_another_config_are_left_alone(tmp_path, command):
+    for cell in of_the_command(tmp_path):
+        finish(cell, 0.8)
+    command("--gather-only")
+    path = tmp_path / "results" / "story_mlp_main.json"
+    before = path.read_bytes()
+    other = ["--gather-only", "--root", str(tmp_path / "other"), "delta_t=9"]
+    with pytest.raises(SystemExit, match="delta_t is 50 there, 9 here\nGive .*--name"):
+        command(*other)
+    with pytest.raises(SystemExit, match="none of the 18 cells .*other/mlp is finish"):
+        command(*other, "--name", "other")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "results" / "story_other.json").exists()
 
 
 def test_a_cell_that_fails_is_listed_and_does_not_end_the_matrix(
