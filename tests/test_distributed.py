@@ -50,9 +50,9 @@ def start(workdir, config, devices=1, second=None):
     count = f"--xla_force_host_platform_device_count={devices}"  # The last one counts.
     environment = environ() | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
     script = (
-        "import sys; from absl import app; from srigl_jax import train;"
+        "from srigl_jax import command_line, train;"
         "train.write_report = lambda *args, **kwargs: None;"
-        "app.run(train.main, flags_parser=train._parse_flags)"
+        "command_line.run(train.train)"
     )
     fields = config.to_dict() | {"mesh": {"neurons": config.mesh.neurons}}
     processes = []

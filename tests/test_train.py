@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from srigl_jax.workdir import record_start
 STEPS = 3 * STEPS_PER_EPOCH
 UPDATES = [8, 15, 22, 29, 36, 43]  # After every seventh, until 75 % of the 66 steps.
 KERNELS = ("layers/0/kernel", "layers/1/kernel")
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 METHODS = {
     "dense": {"method": "dense"},
@@ -540,43 +537,6 @@ def test_divergence_names_the_step_and_keeps_the_good_checkpoints(data_dir, tmp_
             train(config, tmp_path)
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert all(np.isfinite(x).all() for x in checkpoint(tmp_path, 1).values())
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "srigl_jax.train", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config.sparsty=0.9"], "no config field sparsty: did you mean sparsity?"),
-        (
-            ["--config.optimizer.lr=1"],
-            "error: --config.optimizer.lr=1: there is no config field optimizer.lr: "
-            "did you mean optimizer.learning_rate?\n",
-        ),
-        (["--config.epochs=many"], "--config.epochs=many: could not convert string"),
-        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
-        (
-            [f"--config={CONFIGS / 'fashion_mnist.py'}:foo"],
-            "py:foo: ValueError: unknown model 'foo': choose one of ['convnet', 'mlp']",
-        ),
-        (["sparsity=0.9"], "unexpected arguments ['sparsity=0.9']"),
-        (["--config.sparsity=1.0"], "error: sparsity is 1.0: give a share"),
-    ],
-    ids=["field", "abbreviation", "type", "file", "variant", "positional", "value"],
-)
-def test_a_wrong_command_gets_a_clear_error(tmp_path, arguments, message):
-    done = command("--workdir", str(tmp_path / "run"), *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_topology_rests_from_t_end_on(data_dir, tmp_path):

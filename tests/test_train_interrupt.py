@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from runs import bits, environ, recorded_steps, records, result, tiny, tiny_convnet
@@ -235,48 +234,3 @@ def test_kill_9_at_a_random_moment_loses_nothing_saved(long_run, data_dir, tmp_p
     assert process.returncode == -signal.SIGKILL
     train(tiny(data_dir, **LONG), tmp_path)
     assert_same_run(tmp_path, long_run, LONG_STEPS)
-
-
-@pytest.fixture
-def call_main(data_dir, tmp_path, monkeypatch):
-    """Calls `main` as the command line does, and gives its exit code or message."""
-    config = tiny(data_dir, method="dense")
-    values = SimpleNamespace(
-        config=config,
-        workdir=str(tmp_path),
-        distributed=False,
-        coordinator=None,
-        num_processes=None,
-        process_id=None,
-    )
-    monkeypatch.setattr(train_lib.flags, "FLAGS", values)
-
-    def call():
-        with pytest.raises(SystemExit) as exit_:
-            train_lib.main(["train"])
-        return exit_.value.code
-
-    return call
-
-
-def test_main_exits_as_if_the_signal_had_killed_it(call_main, monkeypatch, capsys):
-    before_step(monkeypatch, 5, terminate)
-    assert call_main() == 143
-    assert "stopped after step 5 of 66" in capsys.readouterr().out
-
-
-def test_ctrl_c_before_training_is_no_traceback(call_main, monkeypatch, capsys):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_lib.data, "load", interrupted)
-    assert call_main() == 130
-    assert capsys.readouterr().out.startswith("interrupted; the same command")
-
-
-def test_a_full_disk_is_one_clear_line(call_main, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(train_lib, "write_atomically", full)
-    assert call_main() == "error: [Errno 28] No space left on device"
