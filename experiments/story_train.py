@@ -195,7 +195,7 @@ def _train(
     return _unstack(states, axes, len(seeds)), rewound
 
 
-def _make_run(first: _Seed, forward, dataset, axes, mode):
+def _make_run(first: _Seed, forward, dataset, axes, mode: Mode):
     """The loop `(states, seeds, chosen, images, labels) -> states`."""
     config = first.config
     augment = make_config_augment(config, dataset)
@@ -208,9 +208,47 @@ def _make_run(first: _Seed, forward, dataset, axes, mode):
         batch = {"image": images[chosen], "label": labels[chosen]}
         return train_step(state, batch)[0]
 
+    return _LOOPS[mode](step, axes)
+
+
+def _together(step, axes):
+    """All seeds at each step of a compiled loop."""
+    each = jax.vmap(step, in_axes=(axes, 0, 0, None, None), out_axes=axes)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(states, seeds, chosen, *examples):
+        def body(states, chosen):
+            return each(states, seeds, chosen, *examples), None
+
+        return jax.lax.scan(body, states, chosen.swapaxes(0, 1))[0]
+
+    return run
+
+
+def _in_turn(step, axes):
+    """One seed after the other through a compiled loop."""
+    del axes  # Each seed has its own of everything.
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(states, seeds, chosen, *examples):
+        def alone(one):
+            state, seed, chosen = one
+
+            def body(state, chosen):
+                return step(state, seed, chosen, *examples), None
+
+            return jax.lax.scan(body, state, chosen)[0]
+
+        return jax.lax.map(alone, (states, seeds, chosen))
+
+    return run
+
+
+def _in_steps(step, axes):
+    """One seed after the other in a loop of Python's over a compiled step."""
     one_step = jax.jit(step, donate_argnums=0)
 
-    def step_by_step(states, seeds, chosen, *examples):
+    def run(states, seeds, chosen, *examples):
         ends = []
         for i, (seed, batches) in enumerate(zip(seeds, chosen, strict=True)):
             state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
@@ -219,28 +257,10 @@ def _make_run(first: _Seed, forward, dataset, axes, mode):
             ends.append(state)
         return _stack(ends, axes)
 
-    if mode == "steps":
-        return step_by_step
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run(states, seeds, chosen, images, labels):
-        if mode == "map":
-
-            def alone(state, seed, chosen):
-                def body(state, chosen):
-                    return step(state, seed, chosen, images, labels), None
-
-                return jax.lax.scan(body, state, chosen)[0]
-
-            return jax.lax.map(lambda one: alone(*one), (states, seeds, chosen))
-
-        def body(states, chosen):
-            together = jax.vmap(step, in_axes=(axes, 0, 0, None, None), out_axes=axes)
-            return together(states, seeds, chosen, images, labels), None
-
-        return jax.lax.scan(body, states, chosen.swapaxes(0, 1))[0]
-
     return run
+
+
+_LOOPS = {"vmap": _together, "map": _in_turn, "steps": _in_steps}
 
 
 def _optimizer(config, dataset, masks):
