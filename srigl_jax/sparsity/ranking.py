@@ -8,8 +8,10 @@ what is ranked, and against what:
   keeps at least its best weight, so none ever vanishes;
 * weights of each neuron, in each block of inputs (constant fan-in, N:M);
 * whole neurons, by the root mean square of their scores (the mean of signed ones),
-  which does not depend on how many inputs they have. Also of all layers together; each
-  keeps its best neuron.
+  which does not depend on how many inputs they have. Also of all layers together, each
+  neuron by what it is beside those of its layer, as in Molchanov et al. (arXiv
+  1611.06440): weights of layers with few inputs are larger, and would be all that is
+  left. Each layer keeps its best neuron.
 """
 
 import itertools
@@ -17,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from srigl_jax.sparsity.plan import LayerPlan, Plan, alike, map_layers
 from srigl_jax.sparsity.select import signed_keys, sort_keys, top
@@ -39,7 +42,8 @@ def keep_best(
       plan: as made for the parameters.
       progress: f32[], how much of what is to be removed is: 0 keeps every weight, 1
         exactly what the plan allows.
-      within: masks outside which nothing is kept; None for everywhere.
+      within: masks outside which nothing is kept, `optax.MaskedNode()` for a layer of
+        which everything may be; None for everywhere.
       signed: rank by the scores themselves, instead of by their magnitude.
 
     Returns:
@@ -51,8 +55,9 @@ def keep_best(
     def collect(layer, score, *mask):
         matrix = layer.layout.to_matrix(score)
         matrices[layer.name] = matrix
+        is_given = mask and not isinstance(mask[0], optax.MaskedNode)
         eligible[layer.name] = (
-            layer.layout.to_matrix(mask[0]) if mask else jnp.ones(matrix.shape, bool)
+            layer.layout.to_matrix(mask[0]) if is_given else jnp.ones_like(matrix, bool)
         )
         return score
 
@@ -103,6 +108,9 @@ def ranking_keys(
         mean = jnp.mean(scores if signed else scores**2, axis=0, keepdims=True)
         scores = mean if signed else jnp.sqrt(mean)
         where = jnp.any(where, axis=0, keepdims=True)
+        if layer.shared:
+            usual = jnp.mean(jnp.abs(scores), where=where)
+            scores /= jnp.where(usual > 0, usual, 1)
     return signed_keys(scores, where) if signed else sort_keys(scores, where)
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 
@@ -12,6 +13,7 @@ from srigl_jax.sparsity.select import signed_keys, top
 
 UNSTRUCTURED = dict(constant_fan_in=False, distribution="uniform")
 GLOBAL = dict(constant_fan_in=False, distribution="global")
+NEURONS = dict(whole_neurons=True, distribution="global")
 
 
 def network(seed=0, scale=1.0):
@@ -107,14 +109,38 @@ def test_blocks_are_the_oracle(block):
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])
 def test_neurons_of_all_layers_fill_the_budget_to_within_one(sparsity):
-    scores = network(scale=1e-3)
-    options = dict(whole_neurons=True, distribution="global")
-    masks, plan = kept(scores, sparsity, **options)
+    masks, plan = kept(network(), sparsity, **NEURONS)
     check_masks(masks, plan)
     budget = plan["a"].budget + plan["b"].budget
     weights = masks["a"].sum() + masks["b"].sum()
     assert budget - 18 < weights <= budget
+
+
+def test_neurons_of_all_layers_count_beside_those_of_their_own():
+    # A tenth of the neurons of "b" stand out in their layer, and all of "a" are alike.
+    scores = network()
+    scores["a"][:] = 1 + 0.01 * scores["a"]
+    scores["b"][:] = 1
+    scores["b"][..., :2] = 9
+    masks, _ = kept(scores, 0.6, **NEURONS)
+    neurons = matrix(masks["b"]).any(axis=0)
+    assert neurons[:2].all() and not neurons[2:].any()
+    for scale in (1e-3, 1e3):
+        scaled = scores | {"b": scale * scores["b"]}
+        again, _ = kept(scaled, 0.6, **NEURONS)
+        assert jax.tree.all(jax.tree.map(np.array_equal, again, masks))
+    nothing = scores | {"b": 0 * scores["b"]}
+    masks, _ = kept(nothing, 0.6, **NEURONS)
     assert matrix(masks["b"]).any(axis=0).sum() == 1  # However small they are.
+
+
+def test_where_no_mask_was_everything_may_be_kept():
+    first, _ = kept(network(), 0.5, **UNSTRUCTURED)
+    within = first | {"b": optax.MaskedNode()}
+    masks, _ = kept(network(1), 0.8, within=within, **UNSTRUCTURED)
+    everywhere, _ = kept(network(1), 0.8, **UNSTRUCTURED)
+    np.testing.assert_array_equal(masks["b"], everywhere["b"])
+    assert (masks["b"] & ~first["b"]).any() and not (masks["a"] & ~first["a"]).any()
 
 
 @pytest.mark.parametrize("options", [UNSTRUCTURED, GLOBAL, {"whole_neurons": True}])
