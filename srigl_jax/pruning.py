@@ -37,7 +37,7 @@ def prune(
     whole_neurons: bool = False,
     distribution: Distribution = "erk",
     dense: str | Sequence[str] = (),
-    last: str | None = None,
+    last: str | Sequence[str] | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Prunes a dense network while it trains, or once, with fine-tuning after it.
@@ -69,6 +69,9 @@ def prune(
       ValueError: steps out of order; from `init`, whatever `make_plan` raises.
     """
     end = start if end is None else end
+    for name, step in (("start", start), ("end", end)):
+        if int(step) != step:
+            raise ValueError(f"{name}={step}: give a step, a whole number, not a share")
     if not 0 <= start <= end or delta_t < 1:
         raise ValueError(
             f"start={start}, end={end}, delta_t={delta_t}: give steps with 0 <= start "
@@ -142,7 +145,7 @@ def sr_ste(
     block: int | None = None,
     distribution: Distribution = "erk",
     dense: str | Sequence[str] = (),
-    last: str | None = None,
+    last: str | Sequence[str] | None = None,
     neuron_axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains an N:M sparse network by straight-through gradients (SR-STE).
@@ -240,7 +243,8 @@ def ticket(params: Any, rewound: Any, plan: Plan, masks: Any = None) -> tuple[An
         after a few steps.
       plan: what the ticket may have, made with `constant_fan_in=False`. A round of 20 %
         at sparsity s has `1 - 0.8 * (1 - s)`.
-      masks: of the round before; nothing comes back. None is a dense network.
+      masks: of the round before; nothing comes back. `optax.MaskedNode()` is a layer
+        that was dense, None a network that was.
 
     Returns:
       `(masks, weights)`: of the ticket. Train them as fixed ones, with

@@ -9,7 +9,7 @@ import pytest
 import tiny_network as tiny
 
 import srigl_jax
-from srigl_jax import check_masks, get_masks, make_plan, prune, sr_ste
+from srigl_jax import check_masks, get_masks, make_plan, prune, sr_ste, ticket
 from srigl_jax.config import get_config
 from srigl_jax.methods import removed_shares
 from srigl_jax.sparsity import layer_masks
@@ -143,6 +143,34 @@ def test_whole_neurons_go_by_norm_and_outputs_stay():
 def test_steps_out_of_order_are_refused(steps):
     with pytest.raises(ValueError, match="0 <= start <= end"):
         prune(INNER["sgd"], 0.5, **steps)
+
+
+def test_a_share_of_training_is_no_step():
+    with pytest.raises(ValueError, match="start=0.5: give a step, a whole number, not"):
+        prune(INNER["sgd"], 0.5, start=0.5)
+    with pytest.raises(ValueError, match="end=0.75: give a step"):
+        prune(INNER["sgd"], 0.5, start=0, end=0.75)
+
+
+def test_a_budget_that_the_outputs_alone_exceed_says_so():
+    optimizer = prune(INNER["sgd"], 0.9, start=1, whole_neurons=True)
+    with pytest.raises(ValueError, match=r"here \['head/kernel'\], lose no neurons"):
+        optimizer.init(tiny.params())
+
+
+def test_rounds_of_tickets_may_make_a_dense_layer_sparse():
+    params, masks, dense = tiny.params(), None, []
+    rewound = jax.tree.map(jnp.negative, params)
+    for number in range(1, 9):
+        plan = tiny.plan(sparsity=1 - 0.9**number, constant_fan_in=False)
+        masks, kept = ticket(params, rewound, plan, masks)
+        check_masks(masks, plan, kept)
+        dense.append(isinstance(masks["head"]["kernel"], optax.MaskedNode))
+        mask = masks["hidden"]["kernel"]
+        kernel = np.where(mask, -params["hidden"]["kernel"], 0)
+        np.testing.assert_array_equal(kept["hidden"]["kernel"], kernel)
+        params = jax.tree.map(jnp.negative, kept)  # As if they had been trained.
+    assert dense[0] and not dense[-1]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,15 @@ def make_plan(
     outputs = _output_layers(paths, last)
     if whole_neurons:
         dense_names |= outputs
-    densities = _distribute(distribution, shapes, sparsity, dense_names)
+    try:
+        densities = _distribute(distribution, shapes, sparsity, dense_names)
+    except ValueError as error:
+        if not (whole_neurons and outputs):
+            raise
+        raise ValueError(
+            f"{error}. Output layers, here {sorted(outputs)}, lose no neurons and are "
+            "always among the dense ones"
+        ) from error
     plan = {}
     for name, layout in layouts.items():
         layer = LayerPlan(
