@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 from safetensors.numpy import load
 
@@ -23,7 +24,6 @@ from srigl_jax.checkpoint import Checkpoints
 from srigl_jax.config import check_workdir
 from srigl_jax.methods import round_sparsity
 from srigl_jax.sparsity import Plan, make_plan
-from srigl_jax.sparsity.masks import full_masks
 from srigl_jax.sparsity.plan import map_layers
 from srigl_jax.sparsity.ranking import keep_best
 
@@ -54,14 +54,33 @@ def find_ticket(
         if not found.exists():
             if source is not None:
                 starts.keep_start(starts.read_masks(source), directory)
+            sparsity = round_sparsity(config, number + 1)
+            print(
+                f"round {number + 1} of {config.pruning.rounds}, after which "
+                f"{1 - sparsity:.2%} of the weights are left",
+                flush=True,
+            )
             train(round_config(config, ticket_before), directory)
             check_workdir(workdir, config)
             rewound, end = _read_round(directory)
-            sparsity = round_sparsity(config, number + 1)
             starts.write_start(found, next_start(config, sparsity, rewound, end))
         # From one round to the next, whatever the workdir is called.
         source, ticket_before = found, f"../{directory.name}/{found.name}"
     starts.write_start(workdir / starts.START, starts.read_masks(source))
+
+
+def check_tickets(config: ConfigDict, params: Any) -> None:
+    """Refuses tickets that cannot be, before any round is trained.
+
+    Args:
+      config: of the whole lottery.
+      params: of the network, of which the shapes count.
+
+    Raises:
+      ValueError: as `srigl_jax.make_plan`.
+    """
+    for number in range(config.pruning.rounds):
+        _ticket_plan(config, round_sparsity(config, number + 1), params)
 
 
 def check_rewind_step(config: ConfigDict, total_steps: int) -> None:
@@ -111,19 +130,23 @@ def next_start(
       end: those of the state at the end of the round.
     """
     params = _params(end)
-    plan = make_plan(
+    plan = _ticket_plan(config, sparsity, params)
+    had = starts.masks_in(end)
+    within = map_layers(
+        lambda layer, _: had.get(layer.name, optax.MaskedNode()), plan, params
+    )
+    masks = starts.named_masks(keep_best(params, plan, within=within), plan)
+    return starts.Start(masks, _masked(starts.without_masks(rewound), masks, plan))
+
+
+def _ticket_plan(config: ConfigDict, sparsity: float, params: Any) -> Plan:
+    return make_plan(
         params,
         sparsity,
         distribution=config.distribution,
         constant_fan_in=False,
         dense=config.dense,
     )
-    had = starts.masks_in(end)
-    within = map_layers(
-        lambda layer, full: had.get(layer.name, full), plan, full_masks(params, plan)
-    )
-    masks = starts.named_masks(keep_best(params, plan, within=within), plan)
-    return starts.Start(masks, _masked(starts.without_masks(rewound), masks, plan))
 
 
 def _masked(leaves: Leaves, masks: Leaves, plan: Plan) -> Leaves:

@@ -95,15 +95,15 @@ def _train(config: ConfigDict, workdir: Path, files: Path) -> dict[str, Any]:
             dataset.num_train, config.batch_size, config.epochs
         )
         lottery.check_rewind_step(config, total_steps)
-        if config.method == "lottery":
-            distributed.check_alone("method=lottery")
-            lottery.find_ticket(config, workdir, train)
-        start = starts.read_start(config, workdir)
-
         model = make_model(config, dataset)
         if config.pretrained is not None:
             load_torchvision(model, config.pretrained, head=config.pretrained_head)
         definition, params, model_state = split_model(model)
+        if config.method == "lottery":
+            distributed.check_alone("method=lottery")
+            lottery.check_tickets(config, params)
+            lottery.find_ticket(config, workdir, train)
+        start = starts.read_start(config, workdir)
         plan = make_plan(params, **methods.plan_options(config, start and start.masks))
         placement = Placement(mesh, plan)
         check_batch(config.batch_size, config.accumulate, placement.data)

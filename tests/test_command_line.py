@@ -56,7 +56,8 @@ def test_help_tells_of_every_flag():
     done = command("--help")
     told = " ".join(done.stdout.split())
     assert "python -m srigl_jax.train --config configs/digits.py" in told
-    for flag in ("config", "workdir", "[no]distributed", "coordinator", "process_id"):
+    of_others = ("coordinator", "num_processes", "process_id")
+    for flag in ("config", "workdir", "[no]distributed", *of_others):
         assert f"--{flag}: " in told
 
 
