@@ -224,13 +224,30 @@ def _slug(method: str) -> str:
 def main() -> None:
     """Runs the matrix, prints the table, saves the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/fashion_mnist.py:mlp")
     parser.add_argument(
-        "--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.99]
+        "--config",
+        default="configs/fashion_mnist.py:mlp",
+        help="file, and maybe :argument (%(default)s)",
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--root", type=Path, default=Path("runs/compare_methods"))
+    parser.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        default=[0.9, 0.95, 0.99],
+        help="of all methods but dense (%(default)s)",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=[*METHODS], help="all if none"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="how many, from 0 on (%(default)s)"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("runs/compare_methods"),
+        help="of the workdirs (%(default)s)",
+    )
     arguments = parser.parse_args()
     name = Path(arguments.config).name.replace(".py", "").replace(":", "_")
     root = arguments.root / name

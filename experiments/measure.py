@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from srigl_jax.workdir import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -57,7 +59,7 @@ def save(name: str, results: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {"environment": environment(), **results}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

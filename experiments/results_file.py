@@ -1,7 +1,7 @@
 """A results file that grows: each command adds its rows, and loses none of others."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,33 @@ def read_rows(path: Path, config: dict[str, Any]) -> list[Row]:
     return [{"command": command} | row for row in saved["rows"]]
 
 
+def check_fields(
+    earlier: Sequence[Row], name: str, known: Mapping[str, dict[str, Any]]
+) -> None:
+    """Refuses company for rows that a name once stood for with other fields.
+
+    Args:
+      earlier: as of `read_rows`; those that say nothing of their fields are welcome.
+      name: the field that names what a row is of.
+      known: fields of the config by these names.
+
+    Raises:
+      ValueError: names the row, and the fields of then and now.
+    """
+    for row in earlier:
+        fields = json.loads(json.dumps(known.get(row[name])))
+        if fields is not None and row.get("fields", fields) != fields:
+            raise ValueError(
+                f"{row[name]} was trained with {row['fields']} then, is {fields} now"
+            )
+
+
 def beside(
     rows: Sequence[Row], earlier: Sequence[Row], name: str, order: Sequence[str]
 ) -> list[Row]:
     """The rows, and the earlier ones of other cells, or with seeds that these lack.
+
+    Tells of rows that do not take the place of earlier ones.
 
     Args:
       rows: with `sparsity`, `seeds` and a name.
@@ -62,6 +85,11 @@ def beside(
         new = by_cell.get(cell(row))
         if new is None or not set(row["seeds"]) <= set(new["seeds"]):
             by_cell[cell(row)] = row
+            if new is not None:
+                print(
+                    f"{row[name]} at {row['sparsity']:.1%}: kept seeds {row['seeds']} "
+                    f"of earlier, not {new['seeds']}"
+                )
     last = len(order)
     rank = {name: number for number, name in enumerate(order)}
     return sorted(

@@ -17,6 +17,7 @@ fields may follow:
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import sys
@@ -28,30 +29,30 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import jax
-import measure
-import results_file
 import story_matrix
-import story_pictures
 import story_rows
 import story_tables
+from ml_collections import ConfigDict
 from reproduce import config_field
 from rich.console import Console
+from story_config import NETWORKS
 from story_matrix import Cell
+from story_results import Results
 from story_train import Mode, train_seeds
 
 from srigl_jax import data
-from srigl_jax.config import load_config
+from srigl_jax.config import load_config, unknown_field
 
 CONFIG = Path(__file__).with_name("story_config.py")
 
 
-def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
+def train_group(cells: list[Cell], mode: str, keep: Path | None) -> list[str]:
     """Trains cells that differ only in their seed; writes the rows of each.
 
     Args:
       cells: not finished.
       mode: of `train_seeds`.
-      keep: whether to write the network of the first one beside its row.
+      keep: directory of the cell whose network is written beside its row, if any.
 
     Returns:
       What to tell of each.
@@ -68,7 +69,7 @@ def train_group(cells: list[Cell], mode: str, keep: bool) -> list[str]:
     told = []
     for cell, network in zip(cells, trained, strict=True):
         cell.claim()
-        if keep and cell is cells[0]:
+        if cell.directory == keep:
             story_rows.write_network(network, cell.directory)
         row = story_rows.make_row(network, dataset)
         story_rows.write_row(row | made, cell.directory)
@@ -96,13 +97,23 @@ class Outcome(NamedTuple):
 def run(
     cells: list[Cell], jobs: int, mode: str, keep: bool = False
 ) -> Iterator[Outcome]:
-    """Trains all that is not finished; yields what became of each group."""
-    left = [cell for cell in cells if not cell.is_finished]
-    waiting = story_matrix.groups(left)
+    """Trains all that is not finished; yields what became of each group.
+
+    Args:
+      cells: of a matrix.
+      jobs: groups that are trained at a time, each by a process with a core.
+      mode: of `train_seeds`.
+      keep: whether the network of each first seed is part of what is finished.
+    """
+    waiting = []
+    for group in story_matrix.groups(cells):
+        kept = group[0].directory if keep else None
+        if left := [cell for cell in group if not _has_all(cell, kept)]:
+            waiting.append((left, mode, kept))
     if jobs == 1:
-        for group in waiting:
+        for group, *how in waiting:
             try:
-                yield Outcome(group, train_group(group, mode, keep), None)
+                yield Outcome(group, train_group(group, *how), None)
             except Exception as error:
                 yield Outcome(group, [], error)
         return
@@ -112,12 +123,15 @@ def run(
     for job in range(jobs):
         places.put(cores[job % len(cores)])
     with ProcessPoolExecutor(jobs, context, _start_job, (places,)) as pool:
-        started = {
-            pool.submit(train_group, group, mode, keep): group for group in waiting
-        }
+        started = {pool.submit(train_group, *work): work[0] for work in waiting}
         for done in as_completed(started):
             error = done.exception()
             yield Outcome(started[done], [] if error else done.result(), error)
+
+
+def _has_all(cell: Cell, kept: Path | None) -> bool:
+    has_network = (cell.directory / story_matrix.NETWORK).exists()
+    return cell.is_finished and (has_network or cell.directory != kept)
 
 
 def use_compilation_cache(root: Path) -> None:
@@ -134,49 +148,61 @@ def _start_job(places) -> None:
 def main() -> None:
     """Trains what is left, prints the table, saves results and pictures."""
     arguments = _parse()
-    config = load_config(f"{CONFIG}:{arguments.network}")
-    config.update_from_flattened_dict(dict(arguments.fields))
     study = story_matrix.STUDIES[arguments.study]
-    variants = study.variants(config)
-    if unknown := set(arguments.methods or ()) - set(variants):
-        sys.exit(f"error: unknown methods {sorted(unknown)}: choose of {[*variants]}")
-    chosen = {name: variants[name] for name in arguments.methods or variants}
     root = arguments.root / arguments.network
-    os.environ["STORY_COMPILATIONS"] = str(arguments.root / "compilations")
-    use_compilation_cache(arguments.root / "compilations")
-    console = Console()
-    name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
-    described = results_file.described(config)
-    earlier = []
-    try:
+    with _one_line():
+        config = _config(arguments)
+        variants = study.variants(config)
         cells = story_matrix.make_cells(
             config,
-            chosen,
+            _chosen(variants, arguments.methods),
             arguments.sparsities or study.sparsities,
             range(arguments.seeds),
             root,
         )
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    try:
-        if not arguments.no_results:
-            path = measure.RESULTS / f"{name}.json"
-            earlier = results_file.read_rows(path, described)
-    except ValueError as error:
-        sys.exit(f"error: {error}\nGive results of your own a --name.")
-    try:
+    name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
+    results = Results(name, arguments.study, config, variants)
+    if not arguments.no_results:
+        with _one_line("Give results of your own a --name."):
+            results.earlier()
+    with _one_line("Another --root starts afresh."):
         story_matrix.check_claims(cells)
-    except ValueError as error:
-        sys.exit(f"error: {error}\nAnother --root starts afresh.")
-    failed = [] if arguments.gather_only else _train_all(cells, arguments, console)
+    os.environ["STORY_COMPILATIONS"] = str(arguments.root / "compilations")
+    use_compilation_cache(arguments.root / "compilations")
+    failed = [] if arguments.gather_only else _train_all(cells, arguments, Console())
     rows = story_tables.gather(cells)
     if rows and not arguments.no_results:
-        rows = results_file.beside(rows, earlier, "variant", list(variants))
-        _save(name, described, rows, arguments.study)
+        results.add(rows)
     if not rows and not failed:
         sys.exit(f"error: none of the {len(cells)} cells below {root} is finished")
     if failed:
         sys.exit("\n".join(["error: these failed:", *map(_failure, failed)]))
+
+
+@contextlib.contextmanager
+def _one_line(advice: str = "") -> Iterator[None]:
+    """Ends the program with what a ValueError says, and what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"error: {error}" + f"\n{advice}" * bool(advice))
+
+
+def _config(arguments: argparse.Namespace) -> ConfigDict:
+    config = load_config(f"{CONFIG}:{arguments.network}")
+    for name, value in arguments.fields:
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, TypeError, ValueError) as error:
+            why = unknown_field(name) if isinstance(error, KeyError) else error
+            raise ValueError(f"{name}={value}: {why}") from error
+    return config
+
+
+def _chosen(variants: dict, names: list[str] | None) -> dict:
+    if unknown := set(names or ()) - set(variants):
+        raise ValueError(f"unknown methods {sorted(unknown)}: choose of {[*variants]}")
+    return {name: variants[name] for name in names or variants}
 
 
 def _failure(outcome: Outcome) -> str:
@@ -184,19 +210,6 @@ def _failure(outcome: Outcome) -> str:
     seeds = ", ".join(str(cell.seed) for cell in outcome.cells)
     where = f"{first.variant} {first.sparsity:.0%} seed {seeds}"
     return f"{where}: {type(error).__name__}: {error}"
-
-
-def _save(name: str, config: dict, rows: list[story_tables.Row], study: str) -> None:
-    """Writes rows, and prints them as tables."""
-    print(story_tables.markdown(rows))
-    differences = story_tables.differences(rows)
-    if differences:
-        print(f"\n{story_tables.differences_markdown(differences)}")
-    print(f"\n{story_tables.time_taken(rows)}")
-    content = {"config": config, "rows": rows, "differences": differences}
-    print(f"saved {measure.save(name, content)}")
-    for path in story_pictures.draw(rows, study, measure.RESULTS / name):
-        print(f"saved {path}")
 
 
 def _train_all(cells, arguments, console) -> list[Outcome]:
@@ -218,21 +231,32 @@ def _train_all(cells, arguments, console) -> list[Outcome]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--network", default="mlp", help="of story_config.py")
-    parser.add_argument("--study", choices=story_matrix.STUDIES, default="methods")
+    parser.add_argument(
+        "--network", choices=NETWORKS, default="mlp", help="of story_config.py"
+    )
+    parser.add_argument(
+        "--study",
+        choices=story_matrix.STUDIES,
+        default="methods",
+        help="the question, and with it the methods and sparsities",
+    )
     parser.add_argument("--methods", nargs="+", help="of the study, instead of all")
-    parser.add_argument("--sparsities", type=float, nargs="+")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--sparsities", type=float, nargs="+", help="instead of those of the study"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument(
         "--mode",
         choices=get_args(Mode),
         default="map",
-        help="one seed after the other in a compiled loop, all at each of its steps, "
-        "or one after the other in steps of their own, for convolutions",
+        help="map: one seed after the other in a compiled loop; vmap: all at each of "
+        "its steps; steps: a compiled step at a time, which convolutions need",
     )
     parser.add_argument(
-        "--keep", action="store_true", help="the network of each first seed"
+        "--keep",
+        action="store_true",
+        help="the network of each first seed, for story_inference.py",
     )
     parser.add_argument(
         "--gather-only", action="store_true", help="train nothing that is missing"
@@ -245,9 +269,23 @@ def _parse() -> argparse.Namespace:
         help="of the results, if not NETWORK_STUDY; needed where these are of another "
         "config",
     )
-    parser.add_argument("--root", type=Path, default=Path("runs/story"))
-    parser.add_argument("fields", nargs="*", type=config_field, metavar="NAME=VALUE")
-    return parser.parse_args()
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("runs/story"),
+        help="of the cells and of compiled programs",
+    )
+    parser.add_argument(
+        "fields",
+        nargs="*",
+        type=config_field,
+        metavar="NAME=VALUE",
+        help="fields of the config; before --methods and --sparsities",
+    )
+    arguments = parser.parse_args()
+    if min(arguments.seeds, arguments.jobs) < 1:
+        parser.error("--seeds and --jobs: give at least 1")
+    return arguments
 
 
 if __name__ == "__main__":

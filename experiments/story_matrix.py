@@ -210,6 +210,7 @@ class Cell:
       variant: its name in tables.
       sparsity: 0 of dense ones.
       seed: of weights, masks and order of the data.
+      fields: of the variant, by their dotted names.
       config: what all that amounts to.
       directory: of its row.
     """
@@ -217,6 +218,7 @@ class Cell:
     variant: str
     sparsity: float
     seed: int
+    fields: Fields
     config: ConfigDict
     directory: Path
 
@@ -273,7 +275,7 @@ def make_cells(
                 )
                 validate(made)
                 directory = root / f"{_slug(variant)}-{sparsity:g}-{seed}"
-                cells.append(Cell(variant, sparsity, seed, made, directory))
+                cells.append(Cell(variant, sparsity, seed, fields, made, directory))
     return cells
 
 

@@ -213,6 +213,9 @@ def draw(rows: list[Row], study: str, path: Path) -> list[Path]:
     if set(_COMPARED) <= {row["variant"] for row in rows}:
         figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
         fan_ins(rows, list(axes))
+        for axis in axes:
+            if not axis.has_data():  # Of a network with one hidden layer.
+                axis.remove()
         drawn.append(_save(figure, [], path.with_name(f"{path.name}_fan_ins.png")))
     return drawn
 

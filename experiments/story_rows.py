@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save
 from story_matrix import NETWORK, ROW
 from story_train import Trained
 
@@ -78,12 +77,6 @@ def write_row(row: dict[str, Any], directory: Path) -> None:
 def write_network(trained: Trained, directory: Path) -> None:
     """Keeps parameters, batch statistics and masks."""
     state = evaluated(trained.state)
-    leaves = starts.named_leaves(
-        {
-            "params": state["params"],
-            "model_state": state["model_state"],
-            "masks": trained.masks,
-        }
-    )
-    contiguous = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
-    write_atomically(directory / NETWORK, save(contiguous))
+    kept = {name: state[name] for name in ("params", "model_state")}
+    leaves = starts.named_leaves(kept | {"masks": trained.masks})
+    starts.write_leaves(directory / NETWORK, leaves)

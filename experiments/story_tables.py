@@ -42,6 +42,7 @@ def gather(cells: list[Cell]) -> list[Row]:
         rows.append(
             {
                 "variant": group[0].variant,
+                "fields": group[0].fields,
                 "sparsity": group[0].sparsity,
                 "seeds": [cell.seed for cell in group],
                 "accuracies": accuracies,

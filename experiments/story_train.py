@@ -114,7 +114,8 @@ def train_seeds(
     for seed, state in zip(ready, states, strict=True):
         scores = evaluate(state, dataset.eval_batches(_EVAL_BATCH))
         trained.append(Trained(seed.config, seed.plan, state, scores))
-        srigl_jax.check_masks(trained[-1].masks, seed.plan, state["params"])
+        if np.isfinite(scores["loss"]):  # What is not a number stays so when removed.
+            srigl_jax.check_masks(trained[-1].masks, seed.plan, state["params"])
     return trained
 
 

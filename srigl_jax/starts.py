@@ -104,7 +104,16 @@ def write_start(path: Path, start: Start) -> None:
     """Writes masks, and the state if there is one."""
     leaves = {f"masks/{name}": mask for name, mask in start.masks.items()}
     leaves |= {f"state/{name}": leaf for name, leaf in start.state.items()}
-    _write(path, leaves)
+    write_leaves(path, leaves)
+
+
+def write_leaves(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name as safetensors, whole or not at all."""
+    # Safetensors writes the buffer as it lies, whatever the strides; 0-dimensional
+    # arrays keep their shape only so.
+    contiguous = {n: np.asarray(leaf, order="C") for n, leaf in leaves.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(contiguous))
 
 
 def named_masks(masks: Any, plan: Plan) -> dict[str, np.ndarray]:
@@ -157,7 +166,7 @@ def first_masks(
 
 def keep_state(path: Path, state: State) -> None:
     """Writes all leaves of a state by name, masks included, to rewind to."""
-    _write(path, named_leaves(state))
+    write_leaves(path, named_leaves(state))
 
 
 def named_leaves(state: State) -> dict[str, np.ndarray]:
@@ -210,14 +219,6 @@ def read_masks(path: Path) -> Start:
     if empty := sorted(name for name, mask in masks.items() if not mask.any()):
         raise ValueError(f"{path}: the masks of {empty} leave no weight at all")
     return Start(masks, parts["state/"])
-
-
-def _write(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    # Safetensors writes the buffer as it lies, whatever the strides; 0-dimensional
-    # arrays keep their shape only so.
-    contiguous = {n: np.asarray(leaf, order="C") for n, leaf in leaves.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(contiguous))
 
 
 def _masks_like(params: Any, plan: Plan, named: Mapping[str, np.ndarray]) -> Any:

@@ -12,7 +12,7 @@ import story_matrix
 import story_pictures
 import story_tables
 import story_train
-from runs import checkpoint, tiny
+from runs import checkpoint, tiny, tiny_convnet
 
 from srigl_jax import data, starts
 from srigl_jax import train as train_lib
@@ -24,6 +24,11 @@ METHODS = {
     "set": {"method": "set"},  # Grows at random, by the seed.
     "gradual": {"method": "gradual", "optimizer__name": "adamw", "ema": 0.9},
     "lottery": {"method": "lottery", "pruning__rounds": 2, "pruning__rewind_step": 5},
+    "grasp": {"method": "grasp", "distribution": "global"},
+    "snfs": {"method": "snfs"},
+    "sr_ste": {"method": "sr_ste"},
+    "neurons": {"method": "neurons", "distribution": "uniform"},
+    "convnet": {"method": "rigl"},  # With batch statistics.
 }
 MODES = {"srigl": ("vmap", "map", "steps"), "set": ("vmap",), "lottery": ("vmap",)}
 
@@ -65,9 +70,10 @@ def test_a_seed_among_others_trains_as_it_does_alone(
     name, data_dir, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(train_lib, "write_report", lambda *args, **kwargs: None)
-    config = tiny(data_dir, track_exploration=False, seed=4, **METHODS[name])
+    make = tiny_convnet if name == "convnet" else tiny
+    config = make(data_dir, track_exploration=False, seed=4, **METHODS[name])
     expected = train_lib.train(config, tmp_path)
-    alone = checkpoint(tmp_path, STEPS)
+    alone = checkpoint(tmp_path, expected["steps"])
     for mode in MODES.get(name, ("map",)):
         found = story_train.train_seeds(config, [3, 4], dataset(config), mode=mode)[1]
         leaves = starts.named_leaves(found.state)
@@ -86,6 +92,14 @@ def test_a_rewind_step_beyond_the_training_is_refused(data_dir):
     config = tiny(data_dir, method="lottery", epochs=1, pruning__rewind_step=22)
     with pytest.raises(ValueError, match="rewind_step is 22, but .* has 22 steps"):
         story_train.train_seeds(config, [0], dataset(config))
+
+
+@pytest.mark.parametrize("method", ["gradual", "srigl"])
+def test_a_network_that_diverges_is_a_result_as_well(method, data_dir):
+    config = tiny(data_dir, method=method, epochs=1, optimizer__warmup_epochs=0.5)
+    config.optimizer.learning_rate = 1e6
+    (found,) = story_train.train_seeds(config, [0], dataset(config))
+    assert not np.isfinite(found.scores["loss"])
 
 
 def test_seeds_have_weights_masks_and_batches_of_their_own(data_dir):
@@ -135,6 +149,18 @@ def test_the_kept_network_is_the_one_that_was_trained(tmp_path):
     mask = network["masks/layers/0/kernel"]
     assert mask.sum() == layer["weights"]
     assert not network["params/layers/0/kernel"][~mask].any()
+
+
+def test_a_network_to_be_kept_is_part_of_what_is_finished(tmp_path, monkeypatch):
+    matrix = cells(tmp_path, seeds=(0, 1), variants=["SRigL"])
+    for cell in matrix:
+        finish(cell, 0.5)
+    assert list(story.run(matrix, jobs=1, mode="map")) == []
+    monkeypatch.setattr(story, "train_group", lambda *given: given)
+    ((group, _, _),) = story.run(matrix, jobs=1, mode="map", keep=True)
+    assert group == matrix[:1]
+    (matrix[0].directory / story_matrix.NETWORK).touch()
+    assert list(story.run(matrix, jobs=1, mode="map", keep=True)) == []
 
 
 def test_a_cell_of_another_config_is_refused_with_the_fields_that_differ(tmp_path):
@@ -240,7 +266,14 @@ def test_methods_are_compared_in_the_same_setting(tmp_path):
 
 
 @pytest.mark.parametrize("study", story_matrix.STUDIES)
-def test_every_study_has_its_pictures(study, tmp_path):
+def test_every_study_has_its_pictures(study, tmp_path, monkeypatch):
+    filled, save = [], story_pictures.plt.Figure.savefig
+
+    def savefig(figure, path, **options):
+        filled.append(all(axis.has_data() for axis in figure.axes))
+        save(figure, path, **options)
+
+    monkeypatch.setattr(story_pictures.plt.Figure, "savefig", savefig)
     config = load_config(f"{story.CONFIG}:mlp")
     chosen = story_matrix.STUDIES[study]
     matrix = story_matrix.make_cells(
@@ -249,11 +282,56 @@ def test_every_study_has_its_pictures(study, tmp_path):
     for cell in matrix:
         finish(cell, 0.8)
     drawn = story_pictures.draw(story_tables.gather(matrix), study, tmp_path / study)
-    assert [path for path in drawn if path.stat().st_size < 1000] == []
-    assert len(drawn) == len(story_pictures.PANELS[study]) + (
-        study in ("methods", "main")
+    assert all(path.exists() for path in drawn) and all(filled)
+    assert (
+        len(filled)
+        == len(drawn)
+        == len(story_pictures.PANELS[study]) + (study in ("methods", "main"))
     )
     assert all(path.name.startswith(study) for path in drawn)
+
+
+def test_rows_of_a_command_that_ran_meanwhile_stay(tmp_path, command, monkeypatch):
+    for cell in of_the_command(tmp_path):
+        finish(cell, 0.8)
+    path = tmp_path / "results" / "story_mlp_main.json"
+
+    def train(cells, arguments, console):
+        path.unlink(missing_ok=True)
+        monkeypatch.setattr(story, "_train_all", lambda *given: [])
+        command("--methods", "static")
+        return []
+
+    monkeypatch.setattr(story, "_train_all", train)
+    command("--methods", "SRigL")
+    found = [row["variant"] for row in json.loads(path.read_text())["rows"]]
+    assert found == ["static", "static", "SRigL", "SRigL"]
+
+
+def test_a_name_that_has_come_to_mean_other_fields_is_refused(
+    tmp_path, command, monkeypatch
+):
+    for cell in of_the_command(tmp_path):
+        finish(cell, 0.8)
+    command("--gather-only")
+    monkeypatch.setitem(story_matrix.METHODS, "SRigL", {"method": "srigl", "alpha": 1})
+    with pytest.raises(SystemExit, match="SRigL was trained with .* then, is .*alpha"):
+        command("--gather-only", "--methods", "static")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["delta=9"], "error: there is no config field delta: did you mean delta_t?"),
+        (["epochs=many"], "error: epochs=many: "),
+        (["delta_t=0"], "error: delta_t is 0"),
+        (["--methods", "Magic"], "error: unknown methods ['Magic']: choose of"),
+    ],
+)
+def test_a_wrong_command_gets_a_clear_line(arguments, message, command):
+    with pytest.raises(SystemExit) as ended:
+        command(*arguments)
+    assert message in ended.value.code
 
 
 @pytest.fixture
