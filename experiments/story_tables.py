@@ -17,7 +17,12 @@ PAIRS = (
     ("SRigL", "RigL"),
     ("SRigL", "static"),
     ("RigL", "static"),
+    ("SET", "RigL"),
+    ("SNFS", "RigL"),
+    ("gradual pruning", "RigL"),
+    ("lottery ticket", "gradual pruning"),
     ("SRigL", "SR-STE"),
+    ("SRigL", "neuron pruning"),
 )
 
 # Of the first seed.
