@@ -4,8 +4,8 @@
     python -m srigl_jax.train --config experiments/story_config.py:mlp
 
 All are for Fashion-MNIST, and small enough to be trained some hundred times on a core.
-The learning rate of the `mlp` was chosen on 10,000 held-out training examples (README.md
-here); `narrow` and `wide` have the same, those of `wrn` and `vit` were not chosen so.
+The learning rate of the `mlp` was chosen on 10,000 held-out training examples, see
+README.md here. `narrow` and `wide` have the same; those of `wrn` and `vit` were not.
 """
 
 from ml_collections import ConfigDict

@@ -51,7 +51,10 @@ BLOCKS = (4, 8, 16, 32)
 LENGTHS = (2, 5)
 ROUNDS = (1, 10, 20)
 REWOUND = 100
-RATES = {"sgd": (0.03, 0.1, 0.2, 0.3, 0.4, 0.5), "adamw": (0.001, 0.003, 0.01)}
+RATES = {
+    "sgd": (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+    "adamw": (0.001, 0.003, 0.01),
+}
 TUNED = {"static": 0.4, "RigL": 0.2, "SRigL without ablation": 0.5, "SRigL": 0.5}
 """Rates of the `mlp` at 99 %."""
 

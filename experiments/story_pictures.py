@@ -30,9 +30,15 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def accuracy(rows: list[Row], axis: Axes) -> None:
-    """Accuracy against sparsity, with intervals; dense as a line."""
-    for number, (variant, found) in enumerate(_by_variant(rows).items()):
-        style = _STYLES[number // 10 % len(_STYLES)]
+    """Accuracy against sparsity, with intervals; dense as a line.
+
+    A method has its colour in all its settings, each of which has a style of line.
+    """
+    settings: dict[str, int] = {}
+    for variant, found in _by_variant(rows).items():
+        method = variant.partition(", ")[0]
+        style = _STYLES[settings.get(method, 0) % len(_STYLES)]
+        settings[method] = settings.get(method, 0) + 1
         if not found[0]["sparsity"]:
             axis.axhline(found[0]["mean"], color="black", linewidth=1, label=variant)
             continue
@@ -41,8 +47,8 @@ def accuracy(rows: list[Row], axis: Axes) -> None:
             [row["mean"] for row in found],
             [row["interval"] or 0 for row in found],
             label=variant,
-            color=COLORS.get(variant),
-            linestyle=style if variant not in COLORS else "-",
+            color=COLORS.get(method),
+            linestyle=style,
             marker=".",
             capsize=2,
         )
