@@ -55,8 +55,9 @@ RATES = {
     "sgd": (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
     "adamw": (0.001, 0.003, 0.01),
 }
-TUNED = {"static": 0.4, "RigL": 0.2, "SRigL without ablation": 0.5, "SRigL": 0.5}
+TUNED = {"static": 0.5, "RigL": 0.2, "SRigL without ablation": 0.6, "SRigL": 0.5}
 """Rates of the `mlp` at 99 %."""
+WINDOW = 10
 
 HELD_OUT = 10_000
 SETTINGS: dict[str, Fields] = {
@@ -69,7 +70,7 @@ SETTINGS: dict[str, Fields] = {
     "the model's own initialisation": {"sparse_init": False},
     "uniform": {"distribution": "uniform"},
     "all candidates": {"growth_candidates": "all"},
-    "window of 10": {"gradient_window": 10},
+    f"window of {WINDOW}": {"gradient_window": WINDOW},
 }
 
 
@@ -158,11 +159,18 @@ def _longer(config: ConfigDict) -> dict[str, Fields]:
 
 
 def _tuned(config: ConfigDict) -> dict[str, Fields]:
-    """Each at the rate that was best for it at 99 %, in the study of rates."""
+    """Each at the rate that was best for it at 99 %, then with a window of gradients.
+
+    Rates are of the study of rates, the window of that of settings at these rates.
+    """
     found = _methods(config)
-    return {
-        f"{name}, tuned": found[name] | {"optimizer.learning_rate": rate}
+    tuned = {
+        name: found[name] | {"optimizer.learning_rate": rate}
         for name, rate in TUNED.items()
+    }
+    return {f"{name}, tuned": fields for name, fields in tuned.items()} | {
+        f"{name}, tuned, window of {WINDOW}": tuned[name] | {"gradient_window": WINDOW}
+        for name in ("RigL", "SRigL without ablation", "SRigL")
     }
 
 
