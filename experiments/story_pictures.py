@@ -27,6 +27,7 @@ COLORS = {
 _USUAL = ("static", "SET", "RigL", "SRigL", "GraSP")
 _COMPARED = ("RigL", "SRigL")
 _STYLES = ("-", "--", ":", "-.")
+_MOST_INSIDE = 8
 
 
 def accuracy(rows: list[Row], axis: Axes) -> None:
@@ -153,17 +154,18 @@ def against_setting(what: str) -> Callable[[list[Row], Axes], None]:
     """
 
     def panel(rows: list[Row], axis: Axes) -> None:
-        lines: dict[str, list] = {}
+        lines: dict[tuple[str, float], list] = {}
         ticks: dict[str, int] = {}
+        sparsities = _sparsities(rows)
         for row in rows:
             kind, _, value = row["variant"].partition(", ")
-            label = f"{kind}, {row['sparsity']:.1%}" if row["sparsity"] else kind
             if value == "padded":
                 value = ""
             if value:
                 ticks.setdefault(value, len(ticks))
-            lines.setdefault(label, []).append((value, row))
-        for label, points in lines.items():
+            lines.setdefault((kind, row["sparsity"]), []).append((value, row))
+        for (kind, sparsity), points in lines.items():
+            label = f"{kind}, {sparsity:.1%}" if sparsity else kind
             if not points[0][0]:
                 axis.axhline(points[0][1]["mean"], linewidth=1, color="gray")
                 axis.annotate(label, (0, points[0][1]["mean"]), fontsize=6)
@@ -173,6 +175,10 @@ def against_setting(what: str) -> Callable[[list[Row], Axes], None]:
                 [row["mean"] for _, row in points],
                 [row["interval"] or 0 for _, row in points],
                 label=label,
+                color=COLORS.get(kind),
+                linestyle=_STYLES[sparsities.index(sparsity) % len(_STYLES)]
+                if sparsity
+                else "-",
                 marker=".",
                 capsize=2,
             )
@@ -231,7 +237,11 @@ def _save(figure, axes, path: Path) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
     for axis in axes:
-        axis.legend(fontsize=7)
+        lines, labels = axis.get_legend_handles_labels()
+        if len(labels) > _MOST_INSIDE:
+            figure.legend(lines, labels, fontsize=7, loc="outside right upper")
+        else:
+            axis.legend(fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

@@ -169,6 +169,15 @@ def test_a_cell_of_another_config_is_refused_with_the_fields_that_differ(tmp_pat
         story_matrix.check_claims(cells(tmp_path, delta_t=9))
 
 
+def test_a_field_may_have_a_value_for_each_sparsity(tmp_path):
+    rates = {"method": "static", "optimizer.learning_rate": {0.5: 0.2, 0.75: 0.1}}
+    matrix = story_matrix.make_cells(
+        tiny(tmp_path), {"static": rates}, [0.5, 0.6, 0.75], [0], tmp_path
+    )
+    found = [(cell.sparsity, cell.config.optimizer.learning_rate) for cell in matrix]
+    assert found == [(0.5, 0.2), (0.75, 0.1)]
+
+
 def test_a_cell_from_before_a_field_existed_is_kept(tmp_path):
     (cell, *_) = matrix = cells(tmp_path, variants=["SRigL"])
     finish(cell, 0.5)
