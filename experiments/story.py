@@ -163,7 +163,7 @@ def main() -> None:
     name = f"story_{arguments.name or f'{arguments.network}_{arguments.study}'}"
     results = Results(name, arguments.study, config, variants)
     if not arguments.no_results:
-        with _one_line("Give results of your own a --name."):
+        with _one_line("Give others a --name, or move these away."):
             results.earlier()
     with _one_line("Another --root starts afresh."):
         story_matrix.check_claims(cells)
