@@ -51,7 +51,7 @@ START_DENSE = ("dense", "lottery", *methods.STARTS_DENSE)
 MAIN = ("dense", "static", "RigL", "SRigL without ablation", "SRigL")
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 BLOCKS = (4, 8, 16, 32)
-LENGTHS = (2, 5)
+LENGTHS = (1, 2, 5)
 ROUNDS = (1, 10, 20)
 REWOUND = 100
 RATES = {
@@ -219,7 +219,7 @@ STUDIES = {
     "inference": Study(_inference, (0.8, 0.9, 0.95)),
     "rankings": Study(_rankings, (0.8, 0.9, 0.95, 0.98, 0.99)),
     "tickets": Study(_tickets, (0.9, 0.99)),
-    "longer": Study(_longer, (0.99,)),
+    "longer": Study(_longer, (0.95, 0.99)),
     "settings": Study(_settings, (0.99,)),
     "tuned": Study(_tuned, (0.9, 0.95, 0.98, 0.99)),
     "rates": Study(_rates, (0.9, 0.99)),

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from story_tables import Row
 
 COLORS = {
+    "dense": "black",
     "SRigL": "tab:red",
     "SRigL without ablation": "tab:orange",
     "RigL": "tab:blue",
@@ -20,7 +21,7 @@ COLORS = {
     "GraSP": "tab:pink",
     "gradual pruning": "tab:green",
     "one-shot pruning": "tab:olive",
-    "neuron pruning": "black",
+    "neuron pruning": "goldenrod",
     "SR-STE": "darkblue",
     "lottery ticket": "darkgreen",
 }
@@ -41,7 +42,8 @@ def accuracy(rows: list[Row], axis: Axes) -> None:
         style = _STYLES[settings.get(method, 0) % len(_STYLES)]
         settings[method] = settings.get(method, 0) + 1
         if not found[0]["sparsity"]:
-            axis.axhline(found[0]["mean"], color="black", linewidth=1, label=variant)
+            color = COLORS["dense"]
+            axis.axhline(found[0]["mean"], color=color, linewidth=1, label=variant)
             continue
         axis.errorbar(
             [_place(row["sparsity"]) for row in found],
@@ -138,7 +140,7 @@ def training_cost(rows: list[Row], axis: Axes) -> None:
             [cost["method"] / cost["dense"] for cost in costs],
             [row["mean"] for row in found],
             label=variant,
-            color=COLORS.get(variant, None if found[0]["sparsity"] else "black"),
+            color=COLORS.get(variant),
             marker="." if found[0]["sparsity"] else "*",
         )
     axis.set_xscale("log")
