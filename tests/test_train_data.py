@@ -1,5 +1,7 @@
 """Runs on data that are made up, padded, or streamed from files."""
 
+import signal
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -97,7 +99,7 @@ def test_a_streamed_run_that_was_stopped_resumes_bit_for_bit(
         whole = batches(dataset, seed, batch_size, start=start, **share)
         for step, batch in enumerate(whole):
             if step == 4:
-                train_lib.signal.raise_signal(train_lib.signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
