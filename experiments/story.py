@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -169,7 +170,13 @@ def main() -> None:
         story_matrix.check_claims(cells)
     os.environ["STORY_COMPILATIONS"] = str(arguments.root / "compilations")
     use_compilation_cache(arguments.root / "compilations")
-    failed = [] if arguments.gather_only else _train_all(cells, arguments, Console())
+    try:
+        failed = (
+            [] if arguments.gather_only else _train_all(cells, arguments, Console())
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command trains what is left")
+        sys.exit(128 + signal.SIGINT)
     rows = story_tables.gather(cells)
     if rows and not arguments.no_results:
         results.add(rows)

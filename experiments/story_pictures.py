@@ -114,6 +114,8 @@ def ablation(rows: list[Row], axis: Axes) -> None:
         for s in _sparsities(rows)
         if s >= 0.95 and all((variant, s) in found for variant in bars.values())
     ]
+    if not sparsities:
+        return
     for shift, variant in bars.items():
         axis.bar(
             np.arange(len(sparsities)) + shift,
@@ -124,9 +126,7 @@ def ablation(rows: list[Row], axis: Axes) -> None:
             color=COLORS[variant],
             capsize=3,
         )
-    lowest = min(
-        (found[v, s]["mean"] for v in bars.values() for s in sparsities), default=0
-    )
+    lowest = min(found[v, s]["mean"] for v in bars.values() for s in sparsities)
     axis.set_ylim(bottom=max(0, lowest - 2))
     axis.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
     axis.set(xlabel="sparsity", ylabel=f"{rows[0]['split']} accuracy, %")
@@ -223,6 +223,9 @@ def draw(rows: list[Row], study: str, path: Path) -> list[Path]:
     for name, panel in PANELS[study].items():
         figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         panel(rows, axis)
+        if not axis.has_data():  # As of ablation below 95 %.
+            plt.close(figure)
+            continue
         drawn.append(_save(figure, [axis], path.with_name(f"{path.name}_{name}.png")))
     if set(_COMPARED) <= {row["variant"] for row in rows}:
         figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")

@@ -328,6 +328,28 @@ def test_a_name_that_has_come_to_mean_other_fields_is_refused(
         command("--gather-only", "--methods", "static")
 
 
+def test_an_interrupted_command_says_how_to_go_on(command, monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(story, "_train_all", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 130
+    assert (
+        "interrupted; the same command trains what is left" in capsys.readouterr().out
+    )
+
+
+def test_what_there_is_nothing_of_is_not_drawn(tmp_path, command):
+    for cell in of_the_command(tmp_path):
+        finish(cell, 0.8)
+    command("--gather-only", "--sparsities", "0.9")
+    drawn = {path.name for path in (tmp_path / "results").glob("*.png")}
+    assert "story_mlp_main_accuracy.png" in drawn
+    assert "story_mlp_main_ablation.png" not in drawn
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
