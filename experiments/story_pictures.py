@@ -7,6 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from story_rows import inner_layers
 from story_tables import Row
 
 COLORS = {
@@ -87,7 +88,7 @@ def fan_ins(rows: list[Row], axes: list[Axes]) -> None:
     for variant in _COMPARED:
         if (row := found.get((variant, sparsest))) is None:
             continue
-        inner = [layer for layer in row["layers"][:-1] if layer["fan_ins"]]
+        inner = [layer for layer in inner_layers(row["layers"]) if layer["fan_ins"]]
         for axis, layer in zip(axes, inner, strict=False):
             sizes = np.array([int(k) for k in layer["fan_ins"]])
             neurons = np.array([*layer["fan_ins"].values()])

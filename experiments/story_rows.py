@@ -18,6 +18,8 @@ from srigl_jax.sparsity import layer_masks, summarize
 from srigl_jax.step import evaluated
 from srigl_jax.workdir import write_atomically
 
+_HEAD = "head/kernel"
+
 
 def make_row(trained: Trained, dataset: data.InMemoryDataset) -> dict[str, Any]:
     """The facts of a network as JSON's types.
@@ -55,11 +57,18 @@ def make_row(trained: Trained, dataset: data.InMemoryDataset) -> dict[str, Any]:
 def active_share(row: dict[str, Any]) -> float | None:
     """The share of inner neurons that have a weight; None of a dense network.
 
-    Of every sparse layer but the last, whether the method ablates or not.
+    Of every sparse layer but the output, whether the method ablates or not.
     """
-    inner = [layer for layer in row["layers"][:-1] if layer["sparse"]]
+    inner = [layer for layer in inner_layers(row["layers"]) if layer["sparse"]]
     neurons = sum(layer["neurons"] for layer in inner)
     return sum(layer["active"] for layer in inner) / neurons if neurons else None
+
+
+def inner_layers(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but the output layer: the head of a network that has one, else the last."""
+    names = [layer["name"] for layer in layers]
+    output = _HEAD if _HEAD in names else names[-1]
+    return [layer for layer in layers if layer["name"] != output]
 
 
 def _fan_ins(mask: np.ndarray | None) -> dict[str, int] | None:

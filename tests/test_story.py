@@ -10,6 +10,7 @@ import pytest
 import story
 import story_matrix
 import story_pictures
+import story_rows
 import story_tables
 import story_train
 from runs import checkpoint, tiny, tiny_convnet
@@ -238,6 +239,22 @@ def test_the_table_has_means_intervals_and_what_diverged(tmp_path):
         "| SRigL | 1 of 2 diverged |",
     ]
     assert [row["active_share"] for row in rows] == [None, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("names", "share"),
+    [
+        (["layers/0/kernel", "layers/1/kernel", "layers/2/kernel"], 0.5),
+        (["blocks/0/kernel", "head/kernel", "stem/kernel"], 0.625),  # By name.
+    ],
+)
+def test_the_output_is_no_inner_layer(names, share):
+    active = (2, 6, 8)
+    layers = [
+        {"name": name, "sparse": True, "neurons": 8, "active": count}
+        for name, count in zip(names, active, strict=True)
+    ]
+    assert story_rows.active_share({"layers": layers}) == share
 
 
 def test_methods_are_compared_seed_by_seed(tmp_path):
