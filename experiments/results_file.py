@@ -87,8 +87,8 @@ def beside(
             by_cell[cell(row)] = row
             if new is not None:
                 print(
-                    f"{row[name]} at {row['sparsity']:.1%}: kept seeds {row['seeds']} "
-                    f"of earlier, not {new['seeds']}"
+                    f"{row[name]} at {row['sparsity']:.1%}: the earlier row stays, of "
+                    f"seeds {row['seeds']}; the new one has only {new['seeds']}"
                 )
     last = len(order)
     rank = {name: number for number, name in enumerate(order)}

@@ -170,10 +170,10 @@ def main() -> None:
         story_matrix.check_claims(cells)
     os.environ["STORY_COMPILATIONS"] = str(arguments.root / "compilations")
     use_compilation_cache(arguments.root / "compilations")
+    failed = []
     try:
-        failed = (
-            [] if arguments.gather_only else _train_all(cells, arguments, Console())
-        )
+        if not arguments.gather_only:
+            failed = _train_all(cells, arguments, Console())
     except KeyboardInterrupt:
         print("interrupted; the same command trains what is left")
         sys.exit(128 + signal.SIGINT)

@@ -117,7 +117,7 @@ def test_neurons_of_all_layers_fill_the_budget_to_within_one(sparsity):
 
 
 def test_neurons_of_all_layers_count_beside_those_of_their_own():
-    # A tenth of the neurons of "b" stand out in their layer, and all of "a" are alike.
+    # A third of the neurons of "b" stand out in their layer, and all of "a" are alike.
     scores = network()
     scores["a"][:] = 1 + 0.01 * scores["a"]
     scores["b"][:] = 1
